@@ -94,7 +94,7 @@ class Route(NamedTuple):
 class Link(NamedTuple):
     """A network interface. ``up`` is IFF_UP; ``kind`` the IFLA_INFO_KIND ("bridge", "veth", "" for a physical one)."""
 
-    index: int
+    ifindex: int
     name: str
     up: bool
     mtu: int
@@ -103,16 +103,17 @@ class Link(NamedTuple):
 
 
 class HostAddress(NamedTuple):
-    """An address of ours: packed ``address`` (host bits and all) with its on-link prefix ``length``, on interface ``index``."""
+    """An address of ours: packed ``address`` (host bits and all) with its on-link prefix ``length``, on ``ifindex``."""
 
-    index: int
+    ifindex: int
     address: bytes
     length: int
 
 
 class Operation(NamedTuple):
-    """One route message. ``add`` is CREATE|EXCL, ``replace`` is CREATE|REPLACE at the route's own key, ``delete`` names the exact
-    route (protocol, and for IPv6 gateway and oif)."""
+    """One route message. ``add`` is CREATE|EXCL, ``replace`` is CREATE|REPLACE at the route's own key, ``delete`` names
+    the exact route (protocol, and for IPv6 gateway and oif).
+    """
 
     kind: Literal["add", "replace", "delete"]
     route: Route

@@ -1,0 +1,1 @@
+"""The edge: sockets, files and processes. Errors get the words of the kernel or the API here."""

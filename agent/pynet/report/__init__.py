@@ -1,0 +1,1 @@
+"""What the agent tells: status, metrics, logs, and the HTTP server they are read from."""

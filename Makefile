@@ -1,0 +1,65 @@
+# What can be done here. Every target builds the environment first (scripts/bootstrap.sh: quick when nothing is to do).
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help env demo test lint format types unit kernel api e2e bench image docs lock clean
+
+BIN := .venv/bin
+REPORTS := build/reports
+PYTEST := $(BIN)/python -m pytest
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+env: ## the virtual environment in .venv, and the system packages (as root)
+	@scripts/bootstrap.sh
+
+demo: env ## a cluster of three nodes in network namespaces on this machine (root): picture, routes, pings (LAB="--nodes 5 --keep")
+	@$(BIN)/pynet lab $(LAB)
+
+test: env lint types unit kernel api ## everything that decides whether a change is right: lint, types, unit, kernel, api
+	@echo "make test: all passed"
+
+lint: env ## ruff (rules and format), import layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+format: env ## let ruff format the code and mend what it can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+types: env ## mypy --strict
+	$(BIN)/mypy --strict
+
+unit kernel api: env
+	@mkdir -p $(REPORTS)
+	$(PYTEST) tests/$@ --junit-xml=$(REPORTS)/$@.xml $(ARGS)
+
+unit: ## tests without a kernel or an API server (ARGS="-k name")
+kernel: ## tests against the real kernel, in network namespaces (root)
+api: ## tests against a real kube-apiserver and etcd (root, Go; the first run builds them)
+
+e2e: env ## a real cluster (kind) with pynet as its network
+	@test -d tests/e2e || { echo "make e2e: there are no tests/e2e yet"; exit 1; }
+	@mkdir -p $(REPORTS)
+	$(PYTEST) tests/e2e --junit-xml=$(REPORTS)/e2e.xml $(ARGS)
+
+bench: env ## the figures of docs/adr and benchmarks/, measured on this machine (root)
+	$(BIN)/python -m benchmarks $(ARGS)
+
+image: env ## the container image
+	@test -f Dockerfile || { echo "make image: there is no Dockerfile yet"; exit 1; }
+	docker build --tag pynet:dev .
+
+docs: env ## check the documentation: links, files and commands it names
+	$(BIN)/python scripts/check_docs.py
+
+lock: ## requirements/*.txt again from *.in, with hashes (needs uv)
+	cd requirements && for name in agent full dev; do \
+	  uv pip compile --quiet --generate-hashes --universal --allow-unsafe --python-version 3.11 \
+	    --no-emit-index-url --custom-compile-command "make lock" $$name.in -o $$name.txt || exit 1; done
+
+clean: ## what builds and tests leave (.venv stays)
+	rm -rf build dist agent/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

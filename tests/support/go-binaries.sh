@@ -52,7 +52,7 @@ need_go() {
 wrap_module() {
     local module=${source%@*} version=${source#*@} gomod
     [ -e "$1/go.mod" ] && return
-    gomod=$(cd / && GOWORK=off go mod download -json "$source" | sed -nE 's/^[[:space:]]*"(GoMod|Error)": "(.*)",?$/\2/p')
+    gomod=$(cd / && { GOWORK=off go mod download -json "$source" || true; } | sed -nE 's/^[[:space:]]*"(GoMod|Error)": "(.*)",?$/\2/p')
     [ -f "$gomod" ] || die "no module $source from the Go module proxy: ${gomod:-no answer}"
     {
         printf 'module local\n\ngo 1.24.0\n\nrequire %s %s\n\nreplace (\n' "$module" "$version"

@@ -86,31 +86,35 @@ class Differ:
         """What it takes to make ``want`` the route at its key, given all routes ``have`` at its prefix."""
         at_key = [route for route in have if route.metric == want.metric and route.tos == 0]
         elsewhere = [route for route in have if not (route.metric == want.metric and route.tos == 0)]
-        adds, removes, withheld = self._at_key(want, at_key, elsewhere)
-        removes += [Operation("delete", route) for route in elsewhere if route.protocol == self._protocol]
-        if self._replace_foreign and not withheld:
-            removes += [Operation("delete", r) for r in (*elsewhere, *at_key) if self._may_replace(r) and r != want]
-        gone = {operation.route for operation in removes} | {o.route for o in adds if o.kind == "delete"}
-        replaced = bool(adds)  # whatever stood first at our key gives way
-        rest = [r for r in elsewhere if r not in gone] + [r for r in at_key if r not in gone and not replaced]
-        rival = self._rival(want, rest, withheld)
-        return Difference(tuple(adds), tuple(_once(removes)), rival, withheld)
+        adds, withheld = self._adds(want, at_key, elsewhere)
+        replaced = at_key[:1] if adds else []  # what stands first at our key gives way to ours in place
+        removes = [
+            Operation("delete", route)
+            for route in have
+            if route != want and route not in replaced and self._removable(route, at_key=route in at_key, withheld=withheld)
+        ]
+        gone = {operation.route for operation in removes}.union(replaced)
+        rival = self._rival(want, [route for route in have if route not in gone], withheld)
+        return Difference(adds, tuple(removes), rival, withheld)
 
-    def _at_key(
-        self, want: Route, at_key: list[Route], elsewhere: list[Route]
-    ) -> tuple[list[Operation], list[Operation], bool]:
-        """(adds, removes, withheld) for what stands at exactly our key."""
-        if not at_key:
-            if self._would_beat_foreign(want, elsewhere):
-                return [], [], True
-            return [Operation("add", want)], [], False
-        touchable = [route for route in at_key if self._touchable(route)]
+    def _adds(self, want: Route, at_key: list[Route], elsewhere: list[Route]) -> tuple[tuple[Operation, ...], bool]:
+        """The operation that brings ours in, if one is needed and allowed; and whether ours is withheld."""
         if want in at_key:
-            # Others at our key: those before ours (`ip route prepend`) hide it, those behind it would take over from it.
-            return [], [Operation("delete", route) for route in touchable if route != want], False
-        if at_key[0] in touchable or (self._replace_foreign and self._may_replace(at_key[0])):
-            return [Operation("replace", want)], [Operation("delete", r) for r in touchable if r != at_key[0]], False
-        return [], [], True
+            return (), False
+        if not at_key:
+            withheld = self._would_beat_foreign(want, elsewhere)
+            return () if withheld else (Operation("add", want),), withheld
+        if self._touchable(at_key[0]) or (self._replace_foreign and _replaceable(at_key[0])):
+            return (Operation("replace", want),), False
+        return (), True
+
+    def _removable(self, route: Route, *, at_key: bool, withheld: bool) -> bool:
+        """Stale routes of ours go. At our key so do others that we may touch: before ours (`ip route prepend`) they hide it,
+        behind it they would take over from it. With `foreign: replace`, boot and static ones go once ours is there.
+        """
+        if route.protocol == self._protocol or (at_key and self._touchable(route)):
+            return True
+        return self._replace_foreign and not withheld and _replaceable(route)
 
     def _would_beat_foreign(self, want: Route, elsewhere: list[Route]) -> bool:
         """IPv6: a static route "without metric" has 1024, so ours beside it would win silently: ours is withheld."""
@@ -120,9 +124,6 @@ class Differ:
 
     def _touchable(self, route: Route) -> bool:
         return route.protocol == self._protocol or route.prefix in self._programmed
-
-    def _may_replace(self, route: Route) -> bool:
-        return route.protocol in _REPLACEABLE and route.type == RTN_UNICAST
 
     def _rival(self, want: Route, rest: Sequence[Route], withheld: bool) -> Route | None:
         """The foreign route that the kernel would choose over ``want``, or that ours was withheld for."""
@@ -146,5 +147,5 @@ class Differ:
         return gone
 
 
-def _once(operations: Iterable[Operation]) -> list[Operation]:
-    return list(dict.fromkeys(operations))
+def _replaceable(route: Route) -> bool:
+    return route.protocol in _REPLACEABLE and route.type == RTN_UNICAST

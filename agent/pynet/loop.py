@@ -1,0 +1,318 @@
+"""THE loop: facts, desired state, plan, apply, look again.
+
+    Node stream ──┐                                                 ┌─► routes (one batch)
+                  ├─► observe ─► desired ─► diff ─► guard ─► apply ─┼─► sysctls
+    kernel events ┘                                                 └─► masquerade, conflist, condition, snapshot (own threads)
+
+One thread runs it, and it alone writes routes and sysctls. A wake says no more than "look again"; what is done follows from
+the facts and from the kernel as it is. A pass is over when another look finds nothing left to do.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import select
+import threading
+import time
+from collections.abc import Callable, Collection
+from typing import Final, Protocol
+
+import msgspec
+import structlog
+
+from pynet.apply.routes import RouteWriter
+from pynet.core.diff import Differ, Plan
+from pynet.core.fights import Fights
+from pynet.core.guard import GuardSettings, Held, too_many
+from pynet.core.model import Operation, Prefix, Route
+from pynet.drivers.netlink import Monitor, NetlinkError
+from pynet.observe.facts import Facts, Observed
+
+_LOOKS: Final = 3  # how often a pass looks again before it leaves the rest to a retry
+_FOREVER: Final = float("inf")
+_BURST: Final = 2.0  # seconds of work without rest
+
+
+class Effects(Protocol):
+    """Everything that a pass hands on: all of it quick, or done by threads of its own."""
+
+    def write_sysctls(self) -> None:
+        """Check the forwarding sysctls and repair what is wrong."""
+
+    def hand_over(self, loop: Loop) -> None:
+        """Give the slow appliers what follows from the state after a pass."""
+
+    def resync(self) -> None:
+        """Have the slow appliers check their work."""
+
+
+class PassReport(msgspec.Struct, frozen=True):
+    """A finished pass: when (epoch seconds), how long, why, what it did, and whether the kernel shows it done."""
+
+    time: float
+    seconds: float
+    trigger: str
+    operations: int
+    verified: bool
+    error: str = ""
+
+
+class Waker:
+    """Wakes the loop from other threads: an eventfd, so that the loop can wait for it and for the kernel at once."""
+
+    def __init__(self) -> None:
+        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def __call__(self) -> None:
+        """Wake the loop; returns at once."""
+        os.eventfd_write(self.fd, 1)
+
+    def clear(self) -> None:
+        """Take the wake back, before looking."""
+        try:
+            os.eventfd_read(self.fd)
+        except BlockingIOError:
+            return
+
+
+class Loop:
+    """Runs passes until stopped. What it knows is public and read by the report layer from other threads."""
+
+    def __init__(
+        self,
+        facts: Facts,
+        writer: RouteWriter,
+        differ: Differ,
+        effects: Effects,
+        *,
+        guard: GuardSettings,
+        relist: Callable[[], None],
+        observer: Callable[[Observed, PassReport, set[Prefix]], None],
+        resync_seconds: float,
+        log: structlog.stdlib.BoundLogger,
+    ) -> None:
+        self.facts = facts
+        self.writer = writer
+        self.rivals: dict[Prefix, tuple[Route, bool]] = {}
+        self.held: Held | None = None
+        self.held_prefixes: set[Prefix] = set()
+        self.fights = Fights()
+        self.verified = False  # the last pass was verified
+        self.settled = False  # a pass over everything, after a complete list or a snapshot, was verified
+        self.last_pass: PassReport | None = None
+        self.ticked = time.monotonic()
+        self._differ = differ
+        self._effects = effects
+        self._guard_settings = guard
+        self._relist = relist
+        self._observer = observer
+        self._resync_seconds = resync_seconds
+        self._log = log
+        self._resync_at = 0.0
+        self._retry_at = _FOREVER
+        self._retry_pause = 0.0
+        self._relist_at = _FOREVER
+        self._paused: set[Prefix] = set()
+        self._credit = _BURST
+        self._stop = threading.Event()
+
+    def run(self, monitor: Monitor, waker: Waker) -> None:
+        """Run until :meth:`stop`. Raises nothing: a pass that the kernel refuses is logged and tried again."""
+        poll = select.poll()
+        poll.register(monitor.fileno(), select.POLLIN)
+        poll.register(waker.fd, select.POLLIN)
+        while not self._stop.is_set():
+            self.ticked = time.monotonic()
+            poll.poll(self._timeout())
+            waker.clear()
+            began = time.monotonic()
+            if not self._stop.is_set():
+                self._pass(began)
+            self._breathe(time.monotonic() - began, began - self.ticked)
+
+    def stop(self) -> None:
+        """End the loop after the pass that runs. Takes nothing out of the kernel. (Wake the loop afterwards.)"""
+        self._stop.set()
+
+    def _breathe(self, worked: float, idle: float) -> None:
+        """A flood of events must not take a whole core: beyond a burst of work, rest as long as we work."""
+        self._credit = min(_BURST, self._credit + idle) - worked
+        if self._credit < 0:
+            rest, self._credit = min(-self._credit, 1.0), 0.0
+            self._stop.wait(rest)
+
+    def _timeout(self) -> float:
+        """Milliseconds until something is due; 10 s at most, so that livez sees the loop tick."""
+        now = time.monotonic()
+        if self.facts.waiting:
+            return 0
+        due = min(self._resync_at, self._retry_at, self._relist_at, self.facts.snapshot_at, self.fights.next_end(now))
+        return max(0.0, min(due - now, 10.0)) * 1000
+
+    def _pass(self, began: float) -> None:
+        """One pass: observe, plan, guard, apply, look again; then hand over and report."""
+        resync, retry = began >= self._resync_at, began >= self._retry_at
+        if retry:
+            self._retry_at = _FOREVER
+        if began >= self._relist_at:
+            self._relist_at = _FOREVER
+            self._relist()
+        error, done, observed, repaired = "", 0, None, set[Prefix]()
+        try:
+            observed = self.facts.observe(everything=resync or retry)
+            if self._ready_to_write():
+                done, repaired = self._reconcile(observed)
+                if observed.kernel.sysctls or observed.kernel.host or resync or not self.last_pass:
+                    self._effects.write_sysctls()
+        except NetlinkError as failure:
+            error, self.verified = str(failure), False
+            self._log.warning("pass_failed", error=error)
+        self._schedule(began, resync=resync)
+        if observed is not None and self._ready_to_write():
+            trigger = "resync" if resync else _trigger(observed)
+            self.last_pass = PassReport(time.time(), time.monotonic() - began, trigger, done, self.verified, error)
+            self._observer(observed, self.last_pass, repaired)
+            self._effects.hand_over(self)
+            if resync:
+                self._effects.resync()
+
+    def _ready_to_write(self) -> bool:
+        """Nothing is written before our own Node and either a complete list or a snapshot are known."""
+        return self.facts.source != "none" and self.facts.desired.own.known
+
+    def _reconcile(self, observed: Observed) -> tuple[int, set[Prefix]]:
+        """Make the kernel's routes what they should be; returns (operations done, drifted prefixes put right)."""
+        fib, desired = self.facts.fib, self.facts.desired
+        full = observed.full or not self.settled
+        prefixes = set(observed.touched) | self.held_prefixes | self._paused
+        drifted = {p for p in observed.kernel.drift if p in desired.routes}
+        done, repaired = 0, set[Prefix]()
+        self.verified = False
+        for look in range(_LOOKS):
+            examined: Collection[Prefix] = desired.routes.keys() | fib.ours if full else prefixes
+            plan = self._plan(examined, full=full)
+            operations = self._affordable(plan, drifted if look == 0 else set())
+            if not operations:
+                self.verified = True
+                break
+            repaired |= {o.route.prefix for o in operations if o.route.prefix in drifted}
+            done += len(operations)
+            self.writer.apply(operations)
+            self._log_operations(operations)
+            full = self._look_again(full=full, prefixes=prefixes)
+        self._adopt(desired.routes.keys() | self.writer.programmed.keys() if full else prefixes)
+        if full and self.verified and not self.settled:
+            self.settled = True
+            self._log.info("routes_settled", routes=len(desired.routes), source=self.facts.source)
+        return done, repaired
+
+    def _plan(self, prefixes: Collection[Prefix], *, full: bool) -> Plan:
+        """Compare at ``prefixes``, and take note of conflicts; departures that must wait are taken out."""
+        fib, desired = self.facts.fib, self.facts.desired
+        plan = self._differ.plan(prefixes, desired.routes, fib.routes)
+        if full:
+            self.rivals = dict(plan.rivals)
+        else:
+            for prefix in prefixes:
+                self.rivals.pop(prefix, None)
+            self.rivals.update(plan.rivals)
+        if plan.departures and not self._may_remove(plan):
+            plan.departures = []
+        elif self.held is not None and not plan.departures:
+            self._release("held_routes_wanted_again")
+        return plan
+
+    def _may_remove(self, plan: Plan) -> bool:
+        """The removal guard: False while departures wait for a complete list, or for a second one to agree."""
+        if not self.facts.complete:
+            return False
+        reason = too_many(plan.departures, self.facts.fib.count_ours(), self._guard_settings)
+        if not reason:
+            if self.held is not None:
+                self._release("removal_no_longer_large")
+            return True
+        now = time.monotonic()
+        self.held_prefixes = {operation.route.prefix for operation in plan.departures}
+        if self.held is None:
+            self.held = Held(now, len(plan.departures), reason)
+            # A thousand agents must not all ask for a list in the same moment.
+            self._relist_at = now + random.uniform(0, min(10.0, len(self.facts.desired.nodes) / 500))  # noqa: S311
+            self._log.warning("removal_held", reason=reason, until="a second complete list agrees")
+        elif self.facts.listed_at > self.held.since:
+            self._release("removal_confirmed")
+            return True
+        return False
+
+    def _release(self, event: str) -> None:
+        self.held, self.held_prefixes, self._relist_at = None, set(), _FOREVER
+        self._log.info(event)
+
+    def _affordable(self, plan: Plan, drifted: set[Prefix]) -> list[Operation]:
+        """The plan's operations, without prefixes where somebody keeps undoing them (for a while), or that just failed."""
+        now = time.monotonic()
+        for operation in plan.operations:
+            if operation.route.prefix in drifted:
+                self.fights.repaired(operation.route.prefix, now)
+        self._paused = set()
+        if not len(self.fights) and not self.writer.failures:
+            return plan.operations
+        failing = self.writer.failures if now < self._retry_at != _FOREVER else {}
+        self._paused = {o.route.prefix for o in plan.operations if self.fights.not_before(o.route.prefix, now)}
+        return [o for o in plan.operations if o.route.prefix not in self._paused and o.route.prefix not in failing]
+
+    def _look_again(self, *, full: bool, prefixes: set[Prefix]) -> bool:
+        """See in the kernel what became of the operations; returns whether the next look has to be at everything."""
+        fib = self.facts.fib
+        if self.writer.failures and self._retry_at == _FOREVER:
+            self._retry_pause = min(max(1.0, 2 * self._retry_pause), 30.0)
+            self._retry_at = time.monotonic() + self._retry_pause
+        changes = fib.read(self.facts.interest())
+        self.facts.postpone(changes)
+        if full or changes.dump:
+            fib.dump(self.facts.desired.routes)
+            return True
+        prefixes |= changes.prefixes
+        return False
+
+    def _adopt(self, prefixes: Collection[Prefix]) -> None:
+        """What the kernel shows as ours and as wanted is programmed; what is no longer wanted and gone is forgotten."""
+        fib, desired, writer = self.facts.fib, self.facts.desired, self.writer
+        for prefix in prefixes:
+            want = desired.routes.get(prefix)
+            if want is None:
+                if prefix not in fib.ours:
+                    writer.forget(prefix)
+            elif (prefix not in writer.programmed or prefix in writer.failures) and want in fib.routes.get(prefix, ()):
+                writer.adopt(want)
+
+    def _schedule(self, began: float, *, resync: bool) -> None:
+        now = time.monotonic()
+        if resync:
+            self._resync_at = began + self._resync_seconds
+            self.fights.prune(now)
+        if not self.writer.failures and self.verified:
+            self._retry_at, self._retry_pause = _FOREVER, 0.0
+        elif self._retry_at <= now or (not self.verified and self._retry_at == _FOREVER):
+            self._retry_pause = min(max(0.2, 2 * self._retry_pause), 30.0)
+            self._retry_at = now + self._retry_pause
+
+    def _log_operations(self, operations: list[Operation]) -> None:
+        if len(operations) > 10:
+            kinds = [operation.kind for operation in operations]
+            self._log.info("routes_changed", **{kind: kinds.count(kind) for kind in sorted(set(kinds))})
+            return
+        for kind, route in operations:
+            self._log.info(f"route_{_PAST[kind]}", prefix=str(route.prefix), peer=self.facts.desired.owners.get(route.prefix))
+
+
+_PAST: Final = {"add": "added", "replace": "replaced", "delete": "deleted"}
+
+
+def _trigger(observed: Observed) -> str:
+    """The label of what brought the pass about."""
+    if observed.kernel.overruns:
+        return "overrun"
+    if observed.received or (observed.full and not observed.kernel.dump):
+        return "node"
+    return "kernel" if observed.kernel.prefixes or observed.kernel.dump or observed.kernel.host else "wake"

@@ -1,0 +1,167 @@
+"""The facts that decisions follow from, and how they are kept: Nodes, the host, the kernel's routes.
+
+``observe`` takes in what the watchers have recorded and brings the desired state up to date with it. It decides nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from pynet.core.desired import Desired
+from pynet.core.model import NodeFacts, Prefix
+from pynet.drivers.netlink import RouteSocket
+from pynet.observe.fib import Changes, Fib, Interest
+from pynet.observe.inbox import NodeChanges, NodeInbox, NodeList
+from pynet.observe.links import InterfaceSpec, read_host
+
+
+class ClusterFacts(msgspec.Struct, frozen=True):
+    """What the cluster wants protected: the Service ranges, and the addresses that the API server is reached by."""
+
+    service_cidrs: frozenset[Prefix] = frozenset()
+    api_servers: frozenset[bytes] = frozenset()
+
+
+class Observed(msgspec.Struct):
+    """What came of one look: prefixes to compare, whether to compare all of them, and the kernel's side of it."""
+
+    touched: set[Prefix]
+    full: bool
+    kernel: Changes
+    received: list[float]  # monotonic arrival times of the Node events behind this look
+
+
+class Facts:
+    """Node facts by way of the inbox, host facts and routes by way of netlink. Used by the loop's thread only.
+
+    ``complete`` says that a complete list has been seen since the start: nothing may be removed before. ``listed_at`` is the
+    monotonic time at which the last complete, consistent list was asked for; ``source`` is "none", "snapshot" or "api".
+    """
+
+    def __init__(
+        self,
+        desired: Desired,
+        fib: Fib,
+        socket: RouteSocket,
+        inbox: NodeInbox,
+        spec: InterfaceSpec,
+        cluster: Callable[[], ClusterFacts],
+        bridge: str,
+        load_snapshot: Callable[[], Mapping[str, NodeFacts]],
+        snapshot_at: float,
+    ) -> None:
+        self.desired = desired
+        self.fib = fib
+        self.complete = False
+        self.source = "none"
+        self.listed_at = float("-inf")
+        self._socket = socket
+        self._inbox = inbox
+        self._spec = spec
+        self._cluster = cluster
+        self._seen = (ClusterFacts(), desired.own.cidrs, desired.own.addresses)
+        self._bridge = bridge
+        self._egress: set[str] = set()
+        self._load_snapshot = load_snapshot
+        self.snapshot_at = snapshot_at
+        self._postponed = Changes()
+
+    def observe(self, *, everything: bool) -> Observed:
+        """Take in all that waits; with ``everything`` also read links, addresses and routes anew."""
+        kernel, self._postponed = self._postponed, Changes()
+        kernel.add(self.fib.read(self.interest()))
+        self._consider_snapshot()
+        nodes = self._inbox.drain()
+        updates = self._updates(nodes)
+        received = [change.received for changes in nodes.changed.values() for change in changes]
+        touched: set[Prefix] = set(kernel.prefixes)
+        own_name = self.desired.settings.own_name
+        if own_name in updates:
+            # Our own Node first: it says which interfaces and which podCIDRs are ours, and all others are judged by that.
+            touched |= self.desired.update({own_name: updates.pop(own_name)})
+        full = everything or kernel.dump or nodes.listed is not None
+        if full:
+            self.fib.dump(self.desired.routes)
+        if full or kernel.host or self._seen != self._seeing():
+            touched |= self._read_host()
+        touched |= self.desired.update(updates)
+        if self.fib.partial and any(prefix not in self.fib.routes for prefix in touched):
+            self.fib.dump(self.desired.routes)
+        return Observed(touched, full, kernel, received)
+
+    def interest(self) -> Interest:
+        """What the kernel tells that is worth a pass."""
+        host, own = self.desired.host, self.desired.own
+        oifs = set().union(*host.interfaces.values())
+        return Interest(self.desired.routes, own.cidrs, oifs, lambda name: name == self._bridge or self._named(name))
+
+    def postpone(self, changes: Changes) -> None:
+        """Keep for the next look what the kernel told in the middle of a pass, unless it is our own doing."""
+        self._postponed.add(msgspec.structs.replace(changes, prefixes=set(changes.drift)))
+
+    @property
+    def waiting(self) -> bool:
+        """Whether something postponed asks for another pass at once."""
+        return bool(self._postponed)
+
+    def _consider_snapshot(self) -> None:
+        """Without a list, take the Nodes of the last good state: as soon as the API server fails us, at snapshot_at at the
+        latest. Routes may be added by them, and none removed.
+        """
+        if self.source != "none" or (time.monotonic() < self.snapshot_at and not self._inbox.error):
+            return
+        self.snapshot_at = float("inf")
+        nodes = self._load_snapshot()
+        if nodes:
+            self.source = "snapshot"
+            never = float("-inf")
+            self._inbox.put_list(NodeList(dict(nodes), consistent=False, complete=False, started=never, received=never))
+
+    def _named(self, name: str) -> bool:
+        return name in self._egress or (self._spec.text != "auto" and self._spec.names(name))
+
+    def _seeing(self) -> tuple[ClusterFacts, tuple[Prefix, ...], tuple[bytes, ...]]:
+        return self._cluster(), self.desired.own.cidrs, self.desired.own.addresses
+
+    def _read_host(self) -> set[Prefix]:
+        cluster, own_cidrs, own_addresses = self._seen = self._seeing()
+        host = read_host(
+            self._socket,
+            self._spec,
+            own_cidrs=own_cidrs,
+            own_ips=own_addresses,
+            on_link=self.fib.on_link(own_cidrs),
+            service_cidrs=cluster.service_cidrs,
+            api_servers=cluster.api_servers,
+        )
+        # With `auto` the interface is known by our address, which may be gone along with it: then its name is all we have.
+        self._egress |= {host.link_name(index) for index in set().union(*host.interfaces.values())}
+        return self.desired.set_host(host)
+
+    def _updates(self, changes: NodeChanges) -> dict[str, NodeFacts | None]:
+        """What differs from the Nodes we know of, by name."""
+        updates: dict[str, NodeFacts | None] = {}
+        known = self.desired.nodes
+        if changes.listed is not None:
+            updates = self._list_updates(changes.listed)
+        for name, history in changes.changed.items():
+            for change in history:
+                current = updates.get(name, known.get(name))
+                if change.facts is not None:
+                    updates[name] = change.facts
+                elif (current is None or change.uid in {"", current.uid}) and name != self.desired.settings.own_name:
+                    updates[name] = None  # else: a late word about an older Node of the same name, or our own, which we keep
+        return {name: facts for name, facts in updates.items() if facts != known.get(name)}
+
+    def _list_updates(self, listed: NodeList) -> dict[str, NodeFacts | None]:
+        updates: dict[str, NodeFacts | None] = dict(listed.nodes)
+        if listed.complete:
+            self.source = "api"
+        if listed.complete and listed.consistent:
+            self.complete = True
+            self.listed_at = listed.started
+            updates.update(dict.fromkeys(self.desired.nodes.keys() - listed.nodes.keys()))
+        return updates

@@ -1,0 +1,210 @@
+"""The kernel's routes as last seen: dumped whole, then kept up to date from the kernel's own notifications.
+
+What is done about a route follows from this mirror, never from an event by itself. Where an event leaves room for doubt (an
+order of routes that it does not tell, an overrun), the mirror calls itself stale and is dumped again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Final
+
+import msgspec
+
+from pynet.core.addresses import covers
+from pynet.core.host import FibEntry, relevant
+from pynet.core.model import FAMILIES, RT_TABLE_MAIN, RTN_UNICAST, Family, Prefix, Route
+from pynet.drivers.netlink import AddressEvent, LinkEvent, Monitor, Netconf, Overrun, RouteEvent, RouteSocket
+
+_FOREIGN_LIMIT: Final = 50_000
+"""A node with a full Internet table holds a million foreign prefixes. Beyond this many, only those at a prefix of ours are
+kept, and a new peer costs a dump instead of a look."""
+
+
+
+class Interest(msgspec.Struct):
+    """Which kernel events matter: the rest (a pod's veth coming up, a neighbour's route) is not worth a pass."""
+
+    wanted: Mapping[Prefix, object] = {}
+    own_cidrs: tuple[Prefix, ...] = ()
+    oifs: Collection[int] = ()
+    link_named: Callable[[str], bool] = lambda _name: False
+
+
+class Changes(msgspec.Struct):
+    """What the kernel told since the last look: ``prefixes`` to compare again; whether to ``dump`` routes, to read the ``host``
+    (links, addresses, on-link routes), to check ``sysctls``; and whether any of it was not our own doing (``drift``).
+    """
+
+    prefixes: set[Prefix] = msgspec.field(default_factory=set)
+    drift: set[Prefix] = msgspec.field(default_factory=set)
+    dump: bool = False
+    host: bool = False
+    sysctls: bool = False
+    overruns: int = 0
+
+    def add(self, other: Changes) -> None:
+        """Take over what ``other`` tells as well."""
+        self.prefixes |= other.prefixes
+        self.drift |= other.drift
+        self.dump |= other.dump
+        self.host |= other.host
+        self.sysctls |= other.sysctls
+        self.overruns += other.overruns
+
+    def __bool__(self) -> bool:
+        return bool(self.prefixes or self.dump or self.host or self.sysctls)
+
+
+class Fib:
+    """Mirror of one routing table in both families. Used by one thread, the loop's."""
+
+    def __init__(self, socket: RouteSocket, monitor: Monitor, *, table: int, protocol: int) -> None:
+        self._socket = socket
+        self._monitor = monitor
+        self._table = table
+        self._protocol = protocol
+        self.routes: dict[Prefix, tuple[Route, ...]] = {}
+        self.ours: set[Prefix] = set()
+        self.partial = False
+        self.stale = True
+        self._on_link: frozenset[FibEntry] = frozenset()
+
+    def dump(self, wanted: Collection[Prefix]) -> None:
+        """Read the whole table anew. ``wanted`` are the prefixes to keep even where foreign routes are too many to keep.
+
+        Raises NetlinkError if the kernel refuses or does not answer.
+        """
+        routes: dict[Prefix, tuple[Route, ...]] = {}
+        ours: set[Prefix] = set()
+        foreign: list[Route] = []
+        self.partial = False
+        self.stale = False
+        for family in FAMILIES:
+            for dumped in self._socket.dump_routes(family, self._table):
+                route = _normal(dumped)
+                prefix = route.prefix
+                if route.protocol == self._protocol:
+                    ours.add(prefix)
+                else:
+                    foreign.append(route)
+                    if len(foreign) > _FOREIGN_LIMIT and prefix not in wanted:
+                        self.partial = True
+                        continue
+                have = routes.get(prefix)
+                routes[prefix] = (*have, route) if have else (route,)
+        self.routes, self.ours = routes, ours
+        if self._table != RT_TABLE_MAIN:
+            # Next hops are resolved by the main table, whichever table ours live in.
+            foreign = [route for family in FAMILIES for route in self._socket.dump_routes(family, RT_TABLE_MAIN)]
+        self._on_link = relevant(_entries(foreign))
+
+    def on_link(self, own_cidrs: Iterable[Prefix]) -> frozenset[FibEntry]:
+        """What decides whether next hops are on-link, without the routes to our own pods."""
+        own = tuple(own_cidrs)
+        return frozenset(entry for entry in self._on_link if not any(covers(mine, entry.prefix) for mine in own))
+
+    def count_ours(self) -> dict[Family, int]:
+        """How many prefixes have a route of our protocol, per family."""
+        counts: dict[Family, int] = {4: 0, 6: 0}
+        for prefix in self.ours:
+            counts[prefix.family] += 1
+        return counts
+
+    def read(self, interest: Interest) -> Changes:
+        """Take in the notifications that wait, without blocking."""
+        changes = Changes()
+        try:
+            events = self._monitor.read()
+        except Overrun:
+            changes.dump = changes.host = changes.sysctls = True
+            changes.overruns = 1
+            return changes
+        for event in events:
+            if isinstance(event, RouteEvent):
+                self._route_event(event, interest, changes)
+            elif isinstance(event, LinkEvent):
+                if event.link.ifindex in interest.oifs or interest.link_named(event.link.name):
+                    changes.host = changes.dump = True
+            elif isinstance(event, AddressEvent):
+                self._address_event(event, interest, changes)
+            elif isinstance(event, Netconf):
+                changes.sysctls = True
+        if self.stale:
+            changes.dump = True
+        return changes
+
+    def _address_event(self, event: AddressEvent, interest: Interest, changes: Changes) -> None:
+        address = event.address
+        if address.ifindex in interest.oifs:
+            # The kernel removes IPv4 routes with their address and says nothing of each.
+            changes.host = changes.dump = True
+        elif not _link_local(address.address) and not _inside(Prefix(address.address, 0), interest.own_cidrs):
+            changes.host = True
+
+    def _route_event(self, event: RouteEvent, interest: Interest, changes: Changes) -> None:
+        route = event.route
+        own_doing = event.portid == self._socket.portid
+        if route.table == RT_TABLE_MAIN and route.protocol != self._protocol and self._decides_on_link(route, interest):
+            changes.host = changes.dump = True
+        if route.table != self._table:
+            return
+        prefix = route.prefix
+        if self.partial and prefix not in interest.wanted and prefix not in self.ours:
+            return
+        self._take_in(event)
+        if prefix in interest.wanted or route.protocol == self._protocol:
+            changes.prefixes.add(prefix)
+            if not own_doing:
+                changes.drift.add(prefix)
+
+    def _decides_on_link(self, route: Route, interest: Interest) -> bool:
+        if _inside(route.prefix, interest.own_cidrs) or route.type != RTN_UNICAST or route.prefix in interest.wanted:
+            return False
+        if not route.gateway:
+            return not _link_local(route.prefix.address)
+        return any(entry.on_link and covers(entry.prefix, route.prefix) for entry in self._on_link)
+
+    def _take_in(self, event: RouteEvent) -> None:
+        route, prefix = _normal(event.route), event.route.prefix
+        have = self.routes.get(prefix, ())
+        at_key = [other for other in have if (other.metric, other.tos) == (route.metric, route.tos)]
+        if event.deleted:
+            rest = tuple(other for other in have if other != route)
+            if len(rest) == len(have) and at_key:
+                self.stale = True  # what went is not what we know of
+            self._set(prefix, rest)
+        elif route.multipath or event.append or (at_key and not event.replace and route not in have):
+            self.stale = True  # routes of one key have an order that the event does not tell
+        elif route not in have:
+            kept = tuple(other for other in have if not at_key or other != at_key[0])
+            self._set(prefix, tuple(sorted((*kept, route), key=lambda other: other.metric)))
+
+    def _set(self, prefix: Prefix, routes: tuple[Route, ...]) -> None:
+        if routes:
+            self.routes[prefix] = routes
+        else:
+            self.routes.pop(prefix, None)
+        if any(route.protocol == self._protocol for route in routes):
+            self.ours.add(prefix)
+        else:
+            self.ours.discard(prefix)
+
+
+def _normal(route: Route) -> Route:
+    """IPv6 shows an unreachable route as one by the loopback interface; what we ask for names none."""
+    return route if route.type == RTN_UNICAST or not route.oif else route._replace(oif=0)
+
+
+def _entries(foreign: Iterable[Route]) -> Iterable[FibEntry]:
+    for route in foreign:
+        unicast = route.type == RTN_UNICAST
+        yield FibEntry(route.prefix, route.oif, unicast and not route.gateway and not route.multipath)
+
+
+def _inside(prefix: Prefix, networks: Iterable[Prefix]) -> bool:
+    return any(covers(network, Prefix(prefix.address, len(prefix.address) * 8)) for network in networks)
+
+
+def _link_local(address: bytes) -> bool:
+    return len(address) == 16 and address[0] == 0xFE and address[1] & 0xC0 == 0x80

@@ -1,0 +1,39 @@
+"""Repairs are free until somebody keeps undoing them."""
+
+from __future__ import annotations
+
+from pynet.core.fights import Fights
+
+
+def test_a_few_repairs_are_free():
+    fights = Fights()
+    for n in range(19):
+        fights.repaired("p", n * 0.1)
+        assert fights.not_before("p", n * 0.1) == 0
+    assert fights.not_before("other", 0) == 0
+
+
+def test_somebody_who_keeps_undoing_makes_us_pause_longer_and_longer_up_to_half_a_minute():
+    fights, now, pauses = Fights(), 0.0, []
+    for _ in range(30):
+        fights.repaired("p", now)
+        end = fights.not_before("p", now)
+        if end:
+            pauses.append(end - now)
+            assert fights.paused(now) == ["p"]
+            assert fights.next_end(now) == end
+            now = end
+    assert [round(p) for p in pauses[:7]] == [1, 2, 4, 8, 16, 30, 30]
+    assert fights.paused(now) == []
+
+
+def test_peace_is_forgotten_about():
+    fights = Fights()
+    for _ in range(25):
+        fights.repaired("p", 0.0)
+    fights.prune(5.0)
+    assert len(fights) == 1
+    fights.prune(200.0)
+    assert len(fights) == 0
+    fights.repaired("p", 200.0)
+    assert fights.not_before("p", 200.0) == 0

@@ -19,12 +19,12 @@ PATH=$PATH:/usr/local/go/bin
 say() { printf '%s\n' "$*" >&2; }
 die() { say "go-binaries: $*"; exit 1; }
 
-# row NAME: sets source, package, cold, ldflags from the table
+# row NAME: sets source, package, cold, ldflags, tags from the table
 row() {
     local line
     line=$(sed -E '/^[[:space:]]*(#|$)/d; s/[[:space:]]*\|[[:space:]]*/|/g; s/[[:space:]]+$//' "$table" | grep -m1 "^$1|") ||
         die "no program $1 in $table; it has: $(sed -nE 's/^([a-z][a-z0-9-]*) .*/\1/p' "$table" | tr '\n' ' ')"
-    IFS='|' read -r _ source package cold ldflags <<<"$line"
+    IFS='|' read -r _ source package cold ldflags tags <<<"$line"
 }
 
 # place NAME: sets directory, where the program is or will be; a folder's files belong to the recipe
@@ -33,7 +33,7 @@ place() {
     directory=$cache/bin/$1-$({
         cat "$self"
         uname -m
-        printf '%s|' "$1" "$source" "$package" "$ldflags"
+        printf '%s|' "$1" "$source" "$package" "$ldflags" "$tags"
         case $source in ./*) (cd "$repo/$source" && find . -type f -print0 | sort -z | xargs -0 sha256sum) ;; esac
     } | sha256sum | cut -c1-16)
 }
@@ -77,7 +77,7 @@ compile() {
     local seconds=0 flags
     flags=$(link_flags)
     (cd "$2" && exec env CGO_ENABLED=0 GOWORK=off GOFLAGS="${GOFLAGS:-} -buildvcs=false" \
-        go build -mod=mod -trimpath -ldflags "-s -w $flags" -o "$directory/.new" "$package") >"$directory/log" 2>&1 9>&- &
+        go build -mod=mod -trimpath -tags "$tags" -ldflags "-s -w $flags" -o "$directory/.new" "$package") >"$directory/log" 2>&1 9>&- &
     builder=$!
     while kill -0 "$builder" 2>/dev/null; do
         sleep 1

@@ -1,0 +1,178 @@
+"""A small Kubernetes API client for tests and benchmarks, which reaches an API server inside a network namespace.
+
+JSON over kept-alive HTTPS connections, one per thread: thousands of Nodes are made in seconds, which the kubernetes package
+(a new model object for each field) cannot do. It shares nothing with the agent's own client, so that it can be its oracle.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import http.client
+import json
+import os
+import ssl
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+_CLONE_NEWNET = 0x40000000
+_libc = ctypes.CDLL(None, use_errno=True)
+
+JSON = "application/json"
+MERGE = "application/merge-patch+json"
+STRATEGIC = "application/strategic-merge-patch+json"
+
+
+class ApiStatus(Exception):
+    """The API server refused: ``code`` is the HTTP status, ``message`` its words."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+
+
+@contextlib.contextmanager
+def in_namespace(name: str) -> Iterator[None]:
+    """Run the calling thread in network namespace ``name``; sockets made inside belong to it for good."""
+    with open("/proc/thread-self/ns/net", "rb") as home, open(f"/run/netns/{name}", "rb") as there:  # noqa: PTH123
+        _setns(there.fileno())
+        try:
+            yield
+        finally:
+            _setns(home.fileno())
+
+
+def _setns(fd: int) -> None:
+    if _libc.setns(fd, _CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+class _Connection(http.client.HTTPSConnection):
+    """An HTTPS connection whose socket is made in a namespace."""
+
+    namespace: str
+
+    def connect(self) -> None:
+        with in_namespace(self.namespace):
+            super().connect()
+
+
+class ApiClient:
+    """Requests to ``https://host:port`` of network namespace ``namespace`` as whom ``token`` says. Thread-safe."""
+
+    def __init__(self, namespace: str, host: str, port: int, *, token: str, ca_file: Path, connections: int = 8) -> None:
+        self.namespace = namespace
+        self.host = host
+        self.port = port
+        self.token = token
+        self.ca_file = ca_file
+        self._tls = ssl.create_default_context(cafile=str(ca_file))
+        self._local = threading.local()
+        self._opened: list[_Connection] = []
+        self._workers = ThreadPoolExecutor(connections, thread_name_prefix="apiclient")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the worker threads and every connection."""
+        self._workers.shutdown()
+        for connection in self._opened:
+            connection.close()
+
+    def as_token(self, token: str) -> ApiClient:
+        """The same server as somebody else."""
+        return ApiClient(self.namespace, self.host, self.port, token=token, ca_file=self.ca_file)
+
+    def request(self, verb: str, path: str, body: Any = None, content: str = JSON) -> Any:
+        """One request; ``body`` is an object or bytes that are JSON already. Returns the decoded answer.
+
+        Raises ApiStatus if the server refuses, OSError or http.client.HTTPException if it cannot be reached.
+        """
+        status, data = self.raw(verb, path, body, content)
+        if status >= 400:
+            raise ApiStatus(status, _message(data))
+        return json.loads(data)
+
+    def raw(self, verb: str, path: str, body: Any = None, content: str = JSON) -> tuple[int, bytes]:
+        """One request: its HTTP status and body as they are."""
+        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        headers = {"Authorization": f"Bearer {self.token}", "Content-Type": content, "Accept": JSON}
+        connection = self._connection()
+        fresh = connection.sock is None
+        try:
+            return self._exchange(connection, verb, path, data, headers)
+        except (http.client.RemoteDisconnected, ConnectionError):
+            if fresh:
+                raise
+            # A kept-alive connection that a restarted server has forgotten says nothing about the server now.
+            return self._exchange(connection, verb, path, data, headers)
+
+    def get(self, path: str) -> Any:
+        """The object at ``path``."""
+        return self.request("GET", path)
+
+    def create(self, path: str, body: Any) -> Any:
+        """The object that POST to the collection ``path`` made."""
+        return self.request("POST", path, body)
+
+    def patch(self, path: str, body: Any, content: str = STRATEGIC) -> Any:
+        """The object after a patch (strategic merge unless ``content`` says otherwise)."""
+        return self.request("PATCH", path, body, content)
+
+    def delete(self, path: str, *, absent_is_fine: bool = False) -> None:
+        """Delete the object, or every object of the collection, at ``path``."""
+        try:
+            self.request("DELETE", path)
+        except ApiStatus as refusal:
+            if not (absent_is_fine and refusal.code == 404):
+                raise
+
+    def ensure(self, collection: str, body: Any) -> Any:
+        """Create the object, or replace the one of its name."""
+        try:
+            return self.create(collection, body)
+        except ApiStatus as refusal:
+            if refusal.code != 409:
+                raise
+            return self.request("PUT", f"{collection}/{body['metadata']['name']}", body)
+
+    def each(self, do: Callable[[Any], object], items: Iterable[Any]) -> None:
+        """Call ``do`` for each item on all connections at once; the first error is raised."""
+        for _ in self._workers.map(do, items):
+            pass
+
+    def _connection(self) -> _Connection:
+        connection: _Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = _Connection(self.host, self.port, context=self._tls, timeout=30)
+            connection.namespace = self.namespace
+            self._local.connection = connection
+            self._opened.append(connection)
+        return connection
+
+    @staticmethod
+    def _exchange(connection: _Connection, verb: str, path: str, data: bytes | None, headers: dict[str, str]) -> tuple[int, bytes]:
+        try:
+            connection.request(verb, path, data, headers)
+            response = connection.getresponse()
+            return response.status, response.read()
+        except (OSError, http.client.HTTPException):
+            connection.close()
+            raise
+
+
+def _message(data: bytes) -> str:
+    try:
+        return str(json.loads(data).get("message", ""))
+    except ValueError:
+        return data[:300].decode(errors="replace")

@@ -6,11 +6,8 @@ JSON over kept-alive HTTPS connections, one per thread: thousands of Nodes are m
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import http.client
 import json
-import os
 import ssl
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -18,17 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
-_CLONE_NEWNET = 0x40000000
-_libc = ctypes.CDLL(None, use_errno=True)
+    from tests.support.netns import Namespace
 
 JSON = "application/json"
 MERGE = "application/merge-patch+json"
 STRATEGIC = "application/strategic-merge-patch+json"
 
 
-class ApiStatus(Exception):
+class RefusedError(Exception):
     """The API server refused: ``code`` is the HTTP status, ``message`` its words."""
 
     def __init__(self, code: int, message: str) -> None:
@@ -37,36 +33,20 @@ class ApiStatus(Exception):
         self.message = message
 
 
-@contextlib.contextmanager
-def in_namespace(name: str) -> Iterator[None]:
-    """Run the calling thread in network namespace ``name``; sockets made inside belong to it for good."""
-    with open("/proc/thread-self/ns/net", "rb") as home, open(f"/run/netns/{name}", "rb") as there:  # noqa: PTH123
-        _setns(there.fileno())
-        try:
-            yield
-        finally:
-            _setns(home.fileno())
-
-
-def _setns(fd: int) -> None:
-    if _libc.setns(fd, _CLONE_NEWNET):
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-
-
 class _Connection(http.client.HTTPSConnection):
     """An HTTPS connection whose socket is made in a namespace."""
 
-    namespace: str
+    namespace: Namespace
 
     def connect(self) -> None:
-        with in_namespace(self.namespace):
+        with self.namespace.entered():
             super().connect()
 
 
 class ApiClient:
     """Requests to ``https://host:port`` of network namespace ``namespace`` as whom ``token`` says. Thread-safe."""
 
-    def __init__(self, namespace: str, host: str, port: int, *, token: str, ca_file: Path, connections: int = 8) -> None:
+    def __init__(self, namespace: Namespace, host: str, port: int, *, token: str, ca_file: Path, connections: int = 8) -> None:
         self.namespace = namespace
         self.host = host
         self.port = port
@@ -96,11 +76,11 @@ class ApiClient:
     def request(self, verb: str, path: str, body: Any = None, content: str = JSON) -> Any:
         """One request; ``body`` is an object or bytes that are JSON already. Returns the decoded answer.
 
-        Raises ApiStatus if the server refuses, OSError or http.client.HTTPException if it cannot be reached.
+        Raises RefusedError if the server refuses, OSError or http.client.HTTPException if it cannot be reached.
         """
         status, data = self.raw(verb, path, body, content)
         if status >= 400:
-            raise ApiStatus(status, _message(data))
+            raise RefusedError(status, _message(data))
         return json.loads(data)
 
     def raw(self, verb: str, path: str, body: Any = None, content: str = JSON) -> tuple[int, bytes]:
@@ -133,7 +113,7 @@ class ApiClient:
         """Delete the object, or every object of the collection, at ``path``."""
         try:
             self.request("DELETE", path)
-        except ApiStatus as refusal:
+        except RefusedError as refusal:
             if not (absent_is_fine and refusal.code == 404):
                 raise
 
@@ -141,7 +121,7 @@ class ApiClient:
         """Create the object, or replace the one of its name."""
         try:
             return self.create(collection, body)
-        except ApiStatus as refusal:
+        except RefusedError as refusal:
             if refusal.code != 409:
                 raise
             return self.request("PUT", f"{collection}/{body['metadata']['name']}", body)
@@ -161,7 +141,9 @@ class ApiClient:
         return connection
 
     @staticmethod
-    def _exchange(connection: _Connection, verb: str, path: str, data: bytes | None, headers: dict[str, str]) -> tuple[int, bytes]:
+    def _exchange(
+        connection: _Connection, verb: str, path: str, data: bytes | None, headers: dict[str, str]
+    ) -> tuple[int, bytes]:
         try:
             connection.request(verb, path, data, headers)
             response = connection.getresponse()

@@ -6,6 +6,7 @@ etcd can be compacted under it. Every process is ended in close(), and dies with
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import secrets
 import signal
@@ -15,10 +16,12 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from tests.support.apiclient import ApiClient, ApiStatus, in_namespace
+from tests.support.apiclient import ApiClient
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from tests.support.netns import Namespace
 
 SUPPORT = Path(__file__).parent
 PORT = 6443
@@ -46,11 +49,19 @@ def binaries(*names: str) -> dict[str, Path]:
 class ControlPlane:
     """etcd and kube-apiserver in network namespace ``namespace``, serving on ``address`` (must be there) and on its loopback.
 
-    ``folder`` takes their data, keys and logs. ``client`` is an ApiClient of an administrator. Not thread-safe, and the processes
-    die with the thread that started them: start it from the main thread.
+    ``folder`` takes their data, keys and logs. ``client`` is an ApiClient of an administrator. Not thread-safe; the
+    processes die with the thread that started them, so start it from the main thread.
     """
 
-    def __init__(self, folder: Path, namespace: str, address: str, *, service_cidrs: str = "10.96.0.0/16", flags: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        namespace: Namespace,
+        address: str,
+        *,
+        service_cidrs: str = "10.96.0.0/16",
+        flags: Sequence[str] = (),
+    ) -> None:
         self.folder = folder
         self.namespace = namespace
         self.address = address
@@ -107,7 +118,8 @@ class ControlPlane:
             "kube-apiserver",
             *("--etcd-servers", _ETCD, "--secure-port", str(PORT), "--advertise-address", self.address),
             *("--tls-cert-file", f"{keys}/server.crt", "--tls-private-key-file", f"{keys}/server.key"),
-            *("--token-auth-file", f"{keys}/tokens.csv", "--authorization-mode", "RBAC", "--service-cluster-ip-range", self.service_cidrs),
+            *("--token-auth-file", f"{keys}/tokens.csv", "--authorization-mode", "RBAC"),
+            *("--service-cluster-ip-range", self.service_cidrs),
             *("--service-account-issuer", "https://kubernetes.default.svc", "--service-account-key-file", f"{keys}/sa.key"),
             *("--service-account-signing-key-file", f"{keys}/sa.key", "--cert-dir", str(keys)),
             *("--profiling=false", "--shutdown-delay-duration=0s"),
@@ -119,7 +131,7 @@ class ControlPlane:
             self.await_ready()
 
     def await_ready(self, seconds: float = _READY_SECONDS) -> None:
-        """Wait until /readyz says ok. Raises TimeoutError with the end of the log if it does not, RuntimeError if it has exited."""
+        """Wait until /readyz says ok. Raises TimeoutError if it does not, RuntimeError if it has exited, both with the log's end."""
         deadline = time.monotonic() + seconds
         words = "no answer"
         while time.monotonic() < deadline:
@@ -160,7 +172,7 @@ class ControlPlane:
         self._end("_etcd", signal.SIGKILL, 5)
 
     def compact(self) -> int:
-        """Compact etcd to its newest revision, which is returned: older resourceVersions are gone (410), once the API server restarts."""
+        """Compact etcd to its newest revision, which is returned: older ones are gone (410), once the API server restarts."""
         revision = int(self._etcd_call("/v3/maintenance/status", {})["header"]["revision"])
         self._etcd_call("/v3/kv/compaction", {"revision": revision, "physical": True})
         return revision
@@ -198,9 +210,9 @@ class ControlPlane:
         }
 
     def _spawn(self, name: str, *args: str) -> subprocess.Popen[bytes]:
-        inside = ["nsenter", f"--net=/run/netns/{self.namespace}", "setpriv", "--pdeathsig", "KILL"]
         with (self.folder / f"{name}.log").open("ab") as log:
-            return subprocess.Popen([*inside, str(self._paths[name]), *args], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            command = ("setpriv", "--pdeathsig", "KILL", str(self._paths[name]), *args)
+            return self.namespace.popen(*command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     def _end(self, attribute: str, how: signal.Signals, seconds: float) -> None:
         process: subprocess.Popen[bytes] | None = getattr(self, attribute)
@@ -216,7 +228,7 @@ class ControlPlane:
 
     def _etcd_call(self, path: str, body: dict[str, Any]) -> Any:
         request = urllib.request.Request(_ETCD + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
-        with in_namespace(self.namespace), urllib.request.urlopen(request, timeout=30) as response:
+        with self.namespace.entered(), urllib.request.urlopen(request, timeout=30) as response:
             return json.load(response)
 
     def _log_end(self) -> str:
@@ -224,9 +236,7 @@ class ControlPlane:
 
 
 def _first_service_address(cidrs: str) -> str:
-    import ipaddress
-
-    return str(ipaddress.ip_network(cidrs.split(",")[0])[1])
+    return str(ipaddress.ip_network(cidrs.split(",", maxsplit=1)[0])[1])
 
 
 def _make_keys(folder: Path, addresses: Sequence[str]) -> None:
@@ -246,6 +256,3 @@ def _openssl(folder: Path, *args: str) -> None:
     run = subprocess.run(["openssl", *args], cwd=folder, capture_output=True, text=True, check=False)
     if run.returncode:
         raise RuntimeError(f"openssl {args[0]} failed: {run.stderr.strip()}")
-
-
-__all__ = ["AGENT_RULES", "PORT", "ApiStatus", "ControlPlane", "binaries"]

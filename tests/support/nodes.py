@@ -1,7 +1,7 @@
 """Node objects as real clusters have them: 12 kB each, most of it what a network agent does not need.
 
-Fifty images with tags and digests, managedFields of kubelet and controller manager, five conditions, labels of a cloud. The
-small form (about 1 kB) is for tests that are about something else.
+Images with tags and digests, conditions, labels of a cloud; the API server adds managedFields. The small form (about 2 kB) is
+for tests that are about something else.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ _CONDITIONS = (
     ("Ready", "True", "KubeletReady", "kubelet is posting ready status"),
 )
 _TIME = "2026-01-01T00:00:00Z"
-_IMAGES = 34
+_IMAGES = 46
 
 
-def node(name: str, pod_cidrs: Sequence[str] = (), addresses: Sequence[str] = (), *, full: bool = False, **extra: Any) -> dict[str, Any]:
+def node(
+    name: str, pod_cidrs: Sequence[str] = (), addresses: Sequence[str] = (), *, full: bool = False, **extra: Any
+) -> dict[str, Any]:
     """A Node object with these podCIDRs and InternalIPs. ``full``: with all that makes a real one 12 kB.
 
     ``extra``: ``annotations``, ``labels``, ``os`` (operating system, "linux" if not given).
@@ -31,22 +33,33 @@ def node(name: str, pod_cidrs: Sequence[str] = (), addresses: Sequence[str] = ()
     os_name = extra.get("os", "linux")
     metadata: dict[str, Any] = {
         "name": name,
-        "labels": {"kubernetes.io/hostname": name, "kubernetes.io/os": os_name, "kubernetes.io/arch": "amd64", **extra.get("labels", {})},
+        "labels": {
+            "kubernetes.io/hostname": name,
+            "kubernetes.io/os": os_name,
+            "kubernetes.io/arch": "amd64",
+            **extra.get("labels", {}),
+        },
         "annotations": {"node.alpha.kubernetes.io/ttl": "0", **extra.get("annotations", {})},
     }
     status: dict[str, Any] = {
         "addresses": [{"type": "Hostname", "address": name}, *({"type": "InternalIP", "address": a} for a in addresses)],
         "nodeInfo": {
-            "architecture": "amd64", "bootID": "9a3a9e9e-6d5c-4c77-8a3c-0e5e0a6f2b10", "containerRuntimeVersion": "containerd://2.1.4",
-            "kernelVersion": "6.12.41+deb13-amd64", "kubeProxyVersion": "", "kubeletVersion": "v1.34.4",
-            "machineID": hashlib.md5(name.encode(), usedforsecurity=False).hexdigest(), "operatingSystem": os_name,
-            "osImage": "Debian GNU/Linux 13 (trixie)", "systemUUID": "4c4c4544-0034-4a10-8056-b7c04f4d3533",
+            "architecture": "amd64",
+            "bootID": "9a3a9e9e-6d5c-4c77-8a3c-0e5e0a6f2b10",
+            "containerRuntimeVersion": "containerd://2.1.4",
+            "kernelVersion": "6.12.41+deb13-amd64",
+            "kubeProxyVersion": "",
+            "kubeletVersion": "v1.34.4",
+            "machineID": hashlib.md5(name.encode(), usedforsecurity=False).hexdigest(),
+            "operatingSystem": os_name,
+            "osImage": "Debian GNU/Linux 13 (trixie)",
+            "systemUUID": "4c4c4544-0034-4a10-8056-b7c04f4d3533",
         },
         "conditions": [
             {"type": t, "status": s, "reason": r, "message": m, "lastHeartbeatTime": _TIME, "lastTransitionTime": _TIME}
             for t, s, r, m in _CONDITIONS
         ],
-    }  # fmt: skip
+    }
     body = {"apiVersion": "v1", "kind": "Node", "metadata": metadata, "spec": _spec(pod_cidrs), "status": status}
     if full:
         _fill(body)
@@ -54,7 +67,7 @@ def node(name: str, pod_cidrs: Sequence[str] = (), addresses: Sequence[str] = ()
 
 
 def peer(i: int) -> tuple[str, str, str]:
-    """Name, podCIDR and InternalIP of node ``i`` of a large cluster: a /24 in 10.128.0.0/10 (i up to 16,383), an address in 10.99.0.0/16."""
+    """Name, podCIDR and InternalIP of node ``i`` of a large cluster: a /24 in 10.128.0.0/10 (16,384 of them), 10.99.128.1 and on."""
     return f"node-{i:05d}", f"10.{128 + (i >> 8)}.{i & 255}.0/24", f"10.99.{128 + (i // 250)}.{1 + i % 250}"
 
 
@@ -73,10 +86,20 @@ def _fill(body: dict[str, Any]) -> None:
     name = body["metadata"]["name"]
     body["spec"]["providerID"] = f"cloud:///zone-a/{name}"
     body["metadata"]["labels"] |= {
-        "topology.kubernetes.io/region": "region-1", "topology.kubernetes.io/zone": "region-1a",
-        "node.kubernetes.io/instance-type": "m6.2xlarge", "beta.kubernetes.io/os": "linux", "beta.kubernetes.io/arch": "amd64",
-    }  # fmt: skip
-    quantities = {"cpu": "8", "memory": "32599468Ki", "ephemeral-storage": "101430960Ki", "hugepages-1Gi": "0", "hugepages-2Mi": "0", "pods": "110"}
+        "topology.kubernetes.io/region": "region-1",
+        "topology.kubernetes.io/zone": "region-1a",
+        "node.kubernetes.io/instance-type": "m6.2xlarge",
+        "beta.kubernetes.io/os": "linux",
+        "beta.kubernetes.io/arch": "amd64",
+    }
+    quantities = {
+        "cpu": "8",
+        "memory": "32599468Ki",
+        "ephemeral-storage": "101430960Ki",
+        "hugepages-1Gi": "0",
+        "hugepages-2Mi": "0",
+        "pods": "110",
+    }
     body["status"]["capacity"] = quantities
     body["status"]["allocatable"] = quantities | {"cpu": "7910m", "memory": "31549868Ki", "ephemeral-storage": "93478772582"}
     body["status"]["daemonEndpoints"] = {"kubeletEndpoint": {"Port": 10250}}
@@ -90,33 +113,3 @@ def _fill(body: dict[str, Any]) -> None:
         }
         for i in range(_IMAGES)
     ]
-    body["metadata"]["managedFields"] = [_kubelet_fields(body), _controller_fields()]
-
-
-def _kubelet_fields(body: dict[str, Any]) -> dict[str, Any]:
-    conditions = {
-        f'k:{{"type":"{t}"}}': {".": {}} | {f"f:{k}": {} for k in ("lastHeartbeatTime", "lastTransitionTime", "message", "reason", "status", "type")}
-        for t, *_ in _CONDITIONS
-    }
-    fields = {
-        "f:metadata": {"f:annotations": {".": {}}, "f:labels": {".": {}} | {f"f:{k}": {} for k in body["metadata"]["labels"]}},
-        "f:spec": {"f:providerID": {}},
-        "f:status": {
-            "f:addresses": {".": {}} | {f'k:{{"type":"{t}"}}': {".": {}, "f:address": {}, "f:type": {}} for t in ("Hostname", "InternalIP")},
-            "f:allocatable": {".": {}} | {f"f:{k}": {} for k in body["status"]["allocatable"]},
-            "f:capacity": {".": {}} | {f"f:{k}": {} for k in body["status"]["capacity"]},
-            "f:conditions": {".": {}} | conditions,
-            "f:daemonEndpoints": {"f:kubeletEndpoint": {"f:Port": {}}},
-            "f:images": {},
-            "f:nodeInfo": {f"f:{k}": {} for k in body["status"]["nodeInfo"]},
-        },
-    }
-    return {"manager": "kubelet", "operation": "Update", "apiVersion": "v1", "time": _TIME, "fieldsType": "FieldsV1", "fieldsV1": fields}
-
-
-def _controller_fields() -> dict[str, Any]:
-    fields = {
-        "f:metadata": {"f:annotations": {"f:node.alpha.kubernetes.io/ttl": {}}},
-        "f:spec": {"f:podCIDR": {}, "f:podCIDRs": {".": {}, "v:10.128.0.0/24": {}}},
-    }
-    return {"manager": "kube-controller-manager", "operation": "Update", "apiVersion": "v1", "time": _TIME, "fieldsType": "FieldsV1", "fieldsV1": fields}

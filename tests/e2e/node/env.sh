@@ -31,14 +31,12 @@ binary() { "$REPO/tests/support/go-binaries.sh" "$1"; }
 key() { printf '%s\n' "$@" | sha256sum | cut -c1-16; }
 key_of() { (cd "$HERE" && find "$@" -type f -print0 | sort -z | xargs -0 sha256sum) | sha256sum | cut -c1-16; }
 
-# timed NAME CMD...: run it and say how long it took.
+# timed NAME CMD...: run it and say how long it took. (Not `CMD || ...`: that would switch off -e inside a function.)
 timed() {
-    local t_name=$1 t_rc=0 t_start; shift
+    local t_name=$1 t_start; shift
     t_start=$(date +%s.%N)
-    "$@" || t_rc=$?
-    printf 'e2e: %-26s %6.1f s%s\n' "$t_name" \
-        "$(awk -v a="$t_start" -v b="$(date +%s.%N)" 'BEGIN {print b - a}')" "$([ $t_rc = 0 ] || echo " failed ($t_rc)")" >&2
-    return $t_rc
+    "$@"
+    printf 'e2e: %-26s %6.1f s\n' "$t_name" "$(awk -v a="$t_start" -v b="$(date +%s.%N)" 'BEGIN {print b - a}')" >&2
 }
 
 # scratch: a temporary folder in the cache, removed when the script ends.

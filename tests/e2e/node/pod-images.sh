@@ -53,9 +53,12 @@ agent() {
 
 tools() {
     local tar; tar=$("$HERE/rootfs.sh" tools)
-    archive tools "$(key "$tar")" || {
+    archive tools "$(key "$tar" "$(sha256sum <"$0")")" || {
         mkdir "$SCRATCH/tools"; tar -C "$SCRATCH/tools" -xf "$tar"
-        chroot "$SCRATCH/tools" busybox --install -s /usr/local/bin
+        local applet
+        for applet in $(chroot "$SCRATCH/tools" busybox --list); do # those that have no program of their own
+            [ -n "$(find "$SCRATCH"/tools/{,usr/}{,s}bin/ -name "$applet" -print -quit)" ] || ln -s /bin/busybox "$SCRATCH/tools/usr/bin/$applet"
+        done
         "$HERE/mkimage.sh" pynet-e2e/tools:1 "$SCRATCH/tools" "$OUT.new" '{"Cmd": ["sleep", "infinity"]}'
         rm -rf "$SCRATCH/tools"
     }

@@ -19,8 +19,11 @@ out=$WORK/rootfs/$1-$(key "$packages" "$SUITE" "$(sha256sum <"$0")").tar
 if [ -e "$out" ] && (cd "$WORK/rootfs" && sha256sum --quiet -c "$out.sha256") >&2; then echo "$out"; exit; fi
 scratch
 mkdir -p "$WORK/debs"
-timed "debootstrap $1" debootstrap --variant=minbase --cache-dir="$WORK/debs" --include="$packages" \
-    "$SUITE" "$SCRATCH/root" "$mirror" >"$WORK/debootstrap-$1.log" 2>&1 || { tail -20 "$WORK/debootstrap-$1.log" >&2; exit 1; }
+bootstrap() {
+    debootstrap --variant=minbase --cache-dir="$WORK/debs" --include="$packages" "$SUITE" "$SCRATCH/root" "$mirror" \
+        >"$WORK/debootstrap-$1.log" 2>&1 || { tail -20 "$WORK/debootstrap-$1.log" >&2; exit 1; }
+}
+timed "debootstrap $1" bootstrap "$1"
 
 # Nothing here needs docs, translations, time zones, package lists or caches.
 rm -rf "$SCRATCH"/root/usr/share/{doc,man,locale,info,lintian,zoneinfo} "$SCRATCH"/root/var/cache/apt/* \

@@ -1,0 +1,29 @@
+"""How long to wait after a failure: jittered, exponential, and back to the first step after a success."""
+
+from __future__ import annotations
+
+import tenacity
+
+
+class Backoff:
+    """Waits in seconds, each random between 0 and a bound that grows from ``first`` to ``cap``.
+
+    Without an answer the bound grows by a quarter each time, so that a server that restarts is found again soon; it costs the
+    server nothing. With an answer (5xx, 403, a broken stream) it doubles.
+    """
+
+    def __init__(self, *, first: float = 0.2, cap: float = 30.0) -> None:
+        self._unanswered = tenacity.wait_random_exponential(multiplier=first, max=cap, exp_base=1.25)
+        self._answered = tenacity.wait_random_exponential(multiplier=first, max=cap, exp_base=2)
+        self._state = tenacity.RetryCallState(tenacity.Retrying(), None, (), {})
+
+    def next(self, *, answered: bool) -> float:
+        """Seconds to wait now."""
+        wait = self._answered if answered else self._unanswered
+        seconds = wait(self._state)
+        self._state.attempt_number += 1
+        return seconds
+
+    def reset(self) -> None:
+        """Begin anew: it went well."""
+        self._state.attempt_number = 1

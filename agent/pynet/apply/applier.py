@@ -30,8 +30,8 @@ class Applier(Generic[T]):
 
     `submit` never blocks. A newer value replaces one that waits, and ends a pause. An attempt that raises is repeated after a
     pause (``wait``, a tenacity wait; it grows until something is accepted) until the value is accepted or replaced.
-    ``debounce`` is in seconds: a value waits so long for newer ones, counted from the first, so that a stream of values is not put
-    off for ever; the very first value and a `retry` do not wait.
+    ``debounce`` is in seconds: a value waits so long for newer ones, counted from the first, so that a stream of values is not
+    put off for ever; the very first value and a `retry` do not wait.
 
     ``on_result(name, error)`` is called in that thread, and must not block or raise: when the state changes (ok, the error's
     words, or the value that was accepted). The thread starts with the first value, in the network namespace of whoever gave it.

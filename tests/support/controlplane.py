@@ -27,6 +27,7 @@ SUPPORT = Path(__file__).parent
 PORT = 6443
 _ETCD = "http://127.0.0.1:2379"
 _READY_SECONDS = 60
+_NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "3650")
 
 # What agents may do. As narrow as the chart's ClusterRole, so that a right that the agent misses is missed here too.
 AGENT_RULES: tuple[dict[str, Any], ...] = (
@@ -131,7 +132,7 @@ class ControlPlane:
             self.await_ready()
 
     def await_ready(self, seconds: float = _READY_SECONDS) -> None:
-        """Wait until /readyz says ok. Raises TimeoutError if it does not, RuntimeError if it has exited, both with the log's end."""
+        """Wait until /readyz says ok. Raises TimeoutError or (if it has exited) RuntimeError, with its log's end."""
         deadline = time.monotonic() + seconds
         words = "no answer"
         while time.monotonic() < deadline:
@@ -202,6 +203,10 @@ class ControlPlane:
         self.client.delete(f"{SYSTEM}/serviceaccounts/{name}")
         self.client.create(f"{SYSTEM}/serviceaccounts", {"metadata": {"name": name}})
 
+    def other_ca(self, path: Path) -> None:
+        """Write the certificate of a CA that has signed nothing here."""
+        _openssl(self.folder, "req", "-x509", *_NEW_KEY, "-subj", "/CN=other-ca", "-keyout", "other.key", "-out", str(path))
+
     def _binding(self, name: str) -> dict[str, Any]:
         return {
             "metadata": {"name": name},
@@ -241,11 +246,10 @@ def _first_service_address(cidrs: str) -> str:
 
 def _make_keys(folder: Path, addresses: Sequence[str]) -> None:
     """A CA, a server certificate for these addresses, and a key for ServiceAccount tokens (EC: made in milliseconds)."""
-    new_key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "3650")
-    _openssl(folder, "req", "-x509", *new_key, "-subj", "/CN=test-ca", "-keyout", "ca.key", "-out", "ca.crt")
+    _openssl(folder, "req", "-x509", *_NEW_KEY, "-subj", "/CN=test-ca", "-keyout", "ca.key", "-out", "ca.crt")
     names = ",".join([*(f"IP:{a}" for a in addresses), "DNS:localhost", "DNS:kubernetes.default.svc"])
     _openssl(
-        *(folder, "req", "-x509", *new_key, "-subj", "/CN=kube-apiserver", "-CA", "ca.crt", "-CAkey", "ca.key"),
+        *(folder, "req", "-x509", *_NEW_KEY, "-subj", "/CN=kube-apiserver", "-CA", "ca.crt", "-CAkey", "ca.key"),
         *("-addext", f"subjectAltName={names}", "-addext", "basicConstraints=critical,CA:FALSE"),
         *("-keyout", "server.key", "-out", "server.crt"),
     )

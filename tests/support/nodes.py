@@ -67,7 +67,7 @@ def node(
 
 
 def peer(i: int) -> tuple[str, str, str]:
-    """Name, podCIDR and InternalIP of node ``i`` of a large cluster: a /24 in 10.128.0.0/10 (16,384 of them), 10.99.128.1 and on."""
+    """Name, podCIDR and InternalIP of node ``i`` of a large cluster: a /24 in 10.128.0.0/10, 10.99.128.1 and on."""
     return f"node-{i:05d}", f"10.{128 + (i >> 8)}.{i & 255}.0/24", f"10.99.{128 + (i // 250)}.{1 + i % 250}"
 
 

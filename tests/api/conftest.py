@@ -1,0 +1,37 @@
+"""Fixtures: one real control plane for the session, and for each test a cluster that begins without nodes."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support import cluster as clusters
+from tests.support.netns import why_not
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.support.cluster import Cluster
+
+
+@pytest.fixture(scope="session")
+def whole_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """The cluster of the session: its control plane takes 4 s to start (minutes where it has to be built first)."""
+    if reason := why_not():
+        if os.environ.get("PYNET_ALLOW_SKIP") == "1" and not os.environ.get("CI"):
+            pytest.skip(reason)
+        pytest.fail(f"{reason} (PYNET_ALLOW_SKIP=1 skips these tests, but not in CI)", pytrace=False)
+    with clusters.cluster(tmp_path_factory.mktemp("cluster")) as made:
+        yield made
+
+
+@pytest.fixture
+def cluster(whole_session: Cluster, request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """A cluster without nodes; what a test adds, stops or breaks is put right after it."""
+    yield whole_session
+    for agent in whole_session.agents.values():
+        if agent.log.exists():
+            request.node.add_report_section("teardown", f"log of {agent.name}", agent.log_end())
+    whole_session.clear()

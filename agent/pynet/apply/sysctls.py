@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
     from pathlib import Path
 
-_ACCEPT_RA: Final = "forwarding would else end the routes that this interface has from router advertisements"
-_CALL_IPTABLES: Final = "with kube-proxy in iptables mode, a reply between two pods of this node is else not translated back"
+_ACCEPT_RA: Final = "else forwarding ends the routes that this interface has from router advertisements"
+_CALL_IPTABLES: Final = "else a reply between two pods of this node is not translated back (kube-proxy in iptables mode)"
 
 
 class Sysctl(NamedTuple):
@@ -40,8 +40,8 @@ class Sysctl(NamedTuple):
 class SysctlState(NamedTuple):
     """How one setting is. ``have`` is "" if it could not be read.
 
-    ``ok`` is what readiness asks for; ``error`` says what is wrong and what mends it, and may be there with ``ok`` where only a
-    part does not work (br_netfilter not loaded).
+    ``ok`` is what readiness asks for; ``error`` says (without repeating name and values) what that means and what mends it,
+    and may be there with ``ok`` where only a part does not work (br_netfilter not loaded).
     """
 
     name: str
@@ -75,10 +75,10 @@ def wanted(
     for wants_family, family, switch in ((ipv4, "ipv4", "net/ipv4/ip_forward"), (ipv6, "ipv6", "net/ipv6/conf/all/forwarding")):
         if not wants_family:
             continue
-        wants.append(Sysctl(switch, "1", "packets from and to pods are forwarded"))
+        wants.append(Sysctl(switch, "1", "else packets from and to pods are not forwarded"))
         # After the switch: it sets every interface anew.
         wants += [
-            Sysctl(f"net/{family}/conf/{name}/forwarding", "1", f"packets that come in on {name} are forwarded", missing="gone")
+            Sysctl(f"net/{family}/conf/{name}/forwarding", "1", f"else what {name} receives is not forwarded", missing="gone")
             for name in sorted(interfaces)
         ]
     if bridge_filter:
@@ -118,19 +118,19 @@ def _state(root: Path, want: Sysctl) -> SysctlState:
     except FileNotFoundError:
         return _missing(root, want)
     except OSError as problem:
-        return SysctlState(want.name, want.value, "", f"{want.name} cannot be read: {problem.strerror}", ok=False)
+        return SysctlState(want.name, want.value, "", f"cannot be read: {problem.strerror}", ok=False)
     if have == want.value or (want.only_from and have != want.only_from):
         return SysctlState(want.name, want.value, have)
-    return SysctlState(want.name, want.value, have, f"{want.name} is {have}, must be {want.value}: {want.why}", ok=False)
+    return SysctlState(want.name, want.value, have, want.why, ok=False)
 
 
 def _missing(root: Path, want: Sysctl) -> SysctlState:
     if want.missing == "gone":
         return SysctlState(want.name, want.value, "")
     if want.missing == "unloaded":
-        text = f"{want.name} is not there: br_netfilter is not loaded; {want.why}: modprobe br_netfilter"
+        text = f"br_netfilter is not loaded, {want.why}: modprobe br_netfilter"
         return SysctlState(want.name, want.value, "", text)
-    text = f"{want.name} is not there (no {root / want.path}): the kernel lacks it, or sysctls.root is wrong; {want.why}"
+    text = f"there is no {root / want.path}: the kernel lacks it, or sysctls.root is wrong; {want.why}"
     return SysctlState(want.name, want.value, "", text, ok=False)
 
 
@@ -141,7 +141,7 @@ def _with_failure(state: SysctlState, failure: str) -> SysctlState:
 def _why_not_written(root: Path, want: Sysctl, problem: OSError) -> str:
     if problem.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return (
-            f"{root} is read-only for us ({problem.strerror}): set it on the host (sysctl -w {want.name}={want.value}), "
+            f"we cannot write below {root} ({problem.strerror}): set it on the host (sysctl -w {want.name}={want.value}), "
             "or mount the host's /proc/sys/net elsewhere and name that place in sysctls.root"
         )
     return f"cannot be written: {problem.strerror}"

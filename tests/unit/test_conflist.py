@@ -22,17 +22,12 @@ from pynet.apply.gateways import stale_gateways
 from pynet.core.addresses import parse_address, parse_prefix
 from pynet.core.model import HostAddress, Link, Prefix
 
+from tests.support.waiting import until
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 BOTH = (parse_prefix("10.244.1.0/24"), parse_prefix("fd00:244:1::/64"))
-
-
-def eventually(holds: Callable[[], bool], what: str, seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.002)
 
 
 class Place:
@@ -63,7 +58,7 @@ class Place:
         """Have it written; returns the content."""
         wanted = self.wanted(**changes)
         self.conflist.submit(wanted)
-        eventually(lambda: self.conflist.ok, "written")
+        until(lambda: self.conflist.ok, "written")
         assert self.path.read_bytes() == render(wanted)
         return render(wanted)
 
@@ -163,7 +158,7 @@ def test_a_right_file_is_not_written_again(place: Place) -> None:
     before = place.path.stat()
     place.start()
     place.conflist.resync()
-    eventually(place.conflist._applier.idle, "idle")
+    until(place.conflist._applier.idle, "idle")
     assert place.path.stat().st_ino == before.st_ino
     assert place.path.stat().st_mtime_ns == before.st_mtime_ns
     assert place.repairs == []
@@ -182,7 +177,7 @@ def test_a_new_value_is_not_ok_until_it_is_written(place: Place) -> None:
     place.conf.touch()  # a file where the folder should be
     place.conflist.submit(place.wanted(mtu=9000))
     assert not place.conflist.ok
-    eventually(lambda: "is not a folder" in place.conflist.error, "reason")
+    until(lambda: "is not a folder" in place.conflist.error, "reason")
 
 
 # Putting it back
@@ -218,9 +213,9 @@ def replace(path: Path) -> None:
 def test_it_is_put_back_by_the_event_not_by_the_resync(place: Place, harm: Callable[[Path], None]) -> None:
     content = place.start()
     harm(place.path)
-    eventually(lambda: place.is_back(content), harm.__name__)
-    eventually(lambda: place.repairs == [str(place.path)], "told")
-    eventually(lambda: place.conflist.ok, "ok again")
+    until(lambda: place.is_back(content), harm.__name__)
+    until(lambda: place.repairs == [str(place.path)], "told")
+    until(lambda: place.conflist.ok, "ok again")
 
 
 def test_a_symbolic_link_in_its_place_is_replaced_and_its_target_stays(place: Place) -> None:
@@ -247,22 +242,22 @@ def test_the_folder_is_removed_and_the_file_comes_back(place: Place) -> None:
             place.conf.rmdir()
         except OSError:  # it was back before the folder could go
             continue
-        eventually(lambda: place.is_back(content), "after rmdir")
+        until(lambda: place.is_back(content), "after rmdir")
     subprocess.run(["rm", "-rf", place.conf.parent], check=True)
-    eventually(lambda: not place.conf.parent.exists() and "is not there" in place.conflist.error, "reason")
+    until(lambda: not place.conf.parent.exists() and "is not there" in place.conflist.error, "reason")
     place.conf.parent.mkdir()
-    eventually(lambda: place.is_back(content), "after rm -rf of the parent")
-    eventually(lambda: place.conflist.ok, "ok again")
+    until(lambda: place.is_back(content), "after rm -rf of the parent")
+    until(lambda: place.conflist.ok, "ok again")
     place.path.unlink()
-    eventually(lambda: place.is_back(content), "watched anew")
+    until(lambda: place.is_back(content), "watched anew")
 
 
 def test_the_folder_is_moved_away_and_another_one_put_there(place: Place) -> None:
     content = place.start()
     place.conf.rename(place.conf.with_name("old"))
-    eventually(lambda: place.is_back(content), "made anew")
+    until(lambda: place.is_back(content), "made anew")
     place.path.unlink()
-    eventually(lambda: place.is_back(content), "watched anew")
+    until(lambda: place.is_back(content), "watched anew")
 
 
 def test_the_folder_may_be_a_symbolic_link_that_changes(place: Place) -> None:
@@ -273,13 +268,13 @@ def test_the_folder_may_be_a_symbolic_link_that_changes(place: Place) -> None:
     assert (place.root / "one" / place.path.name).read_bytes() == content
     place.conf.unlink()
     place.conf.symlink_to(place.root / "two")
-    eventually(lambda: place.is_back(content), "in the new folder")
+    until(lambda: place.is_back(content), "in the new folder")
     (place.root / "two" / place.path.name).unlink()
-    eventually(lambda: place.is_back(content), "watched there")
+    until(lambda: place.is_back(content), "watched there")
     subprocess.run(["rm", "-rf", place.root / "two"], check=True)
-    eventually(lambda: "is a symbolic link to" in place.conflist.error, "dangling")
+    until(lambda: "is a symbolic link to" in place.conflist.error, "dangling")
     (place.root / "two").mkdir()
-    eventually(lambda: place.is_back(content), "the target is back")
+    until(lambda: place.is_back(content), "the target is back")
 
 
 def test_without_inotify_the_resync_puts_it_back(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,7 +287,7 @@ def test_without_inotify_the_resync_puts_it_back(place: Place, monkeypatch: pyte
     time.sleep(0.1)
     assert not place.path.exists()
     place.conflist.resync()
-    eventually(lambda: place.is_back(content), "put back")
+    until(lambda: place.is_back(content), "put back")
 
 
 def test_a_rival_is_left_alone_for_ever_longer_and_named(place: Place) -> None:
@@ -307,14 +302,14 @@ def test_a_rival_is_left_alone_for_ever_longer_and_named(place: Place) -> None:
     rival = threading.Thread(target=fight)
     rival.start()
     try:
-        eventually(lambda: "another program keeps changing" in place.conflist.error, "said")
+        until(lambda: "another program keeps changing" in place.conflist.error, "said")
         assert f"another program keeps changing {place.path}: put back " in place.conflist.error
         assert not place.conflist.ok
         assert 5 <= len(place.repairs) <= 7
     finally:
         done.set()
         rival.join()
-    eventually(lambda: place.conflist.ok, "it gave up")
+    until(lambda: place.conflist.ok, "it gave up")
 
 
 def test_a_contest_pauses_for_ever_longer_and_is_over_after_quiet() -> None:
@@ -349,18 +344,18 @@ def test_an_earlier_file_is_named_and_ours_is_still_written(place: Place, name: 
     place.conf.mkdir()
     (place.conf / name).write_text("not even JSON")
     place.conflist.submit(place.wanted())
-    eventually(lambda: bool(place.results), "told")
+    until(lambda: bool(place.results), "told")
     assert not place.conflist.ok
     assert place.conflist.error.startswith(f"{place.conf / name} sorts before 05-pynet.conflist")
     assert place.path.read_bytes() == render(place.wanted())
     (place.conf / name).unlink()
-    eventually(lambda: place.conflist.ok, "by the event")
+    until(lambda: place.conflist.ok, "by the event")
 
 
 def test_an_earlier_file_that_comes_later_is_noticed(place: Place) -> None:
     place.start()
     (place.conf / "00-later.conf").touch()
-    eventually(lambda: "00-later.conf sorts before" in place.conflist.error, "noticed")
+    until(lambda: "00-later.conf sorts before" in place.conflist.error, "noticed")
 
 
 def test_what_a_runtime_does_not_take_is_no_earlier_file(place: Place) -> None:
@@ -389,14 +384,14 @@ def test_missing_plugins_are_named_and_noticed_when_they_come(place: Place) -> N
     (place.bin / "portmap").unlink()
     (place.bin / "bandwidth").chmod(0o644)
     place.conflist.submit(place.wanted())
-    eventually(lambda: bool(place.results), "told")
+    until(lambda: bool(place.results), "told")
     assert place.conflist.error == f"CNI plugins not there or not executable in {place.bin}: portmap, bandwidth"
     assert place.path.exists()
     place.install("portmap")
     place.install("bandwidth")
-    eventually(lambda: place.conflist.ok, "by the event")
+    until(lambda: place.conflist.ok, "by the event")
     (place.bin / "bridge").unlink()
-    eventually(lambda: place.conflist.error.endswith(": bridge"), "noticed")
+    until(lambda: place.conflist.error.endswith(": bridge"), "noticed")
 
 
 # What cannot be written
@@ -405,7 +400,7 @@ def test_missing_plugins_are_named_and_noticed_when_they_come(place: Place) -> N
 def test_a_missing_parent_is_a_reason(place: Place) -> None:
     place.conf.parent.rmdir()
     place.conflist.submit(place.wanted())
-    eventually(lambda: bool(place.results), "told")
+    until(lambda: bool(place.results), "told")
     assert place.conflist.error.startswith(f"{place.conf} cannot be made: {place.conf.parent} is not there")
 
 
@@ -469,7 +464,7 @@ while True:
 """
     for _ in range(20):
         with subprocess.Popen([sys.executable, "-c", script, str(place.path)]) as writer:
-            eventually(lambda: any(e.name.endswith(".tmp") for e in place.conf.iterdir()), "writing", 20)
+            until(lambda: any(e.name.endswith(".tmp") for e in place.conf.iterdir()), "writing", seconds=20)
             writer.send_signal(signal.SIGKILL)
         if any(e.name.endswith(".tmp") for e in place.conf.iterdir()):
             break

@@ -52,7 +52,7 @@ def unregister(plan: Plan, name: str) -> None:
         reach.ask(api, "DELETE", f"/api/v1/nodes/{name}")
 
 
-def start_agents(plan: Plan, plugins: Path | None) -> list[processes.Process]:
+def start_agents(plan: Plan, plugins: Path) -> list[processes.Process]:
     """Start `pynet agent` on each node. Raises LabError."""
     started = []
     for node in plan.nodes:
@@ -88,7 +88,7 @@ def node_object(node: NodePlan) -> Json:
     }
 
 
-def configuration(plan: Plan, node: NodePlan, plugins: Path | None) -> bytes:
+def configuration(plan: Plan, node: NodePlan, plugins: Path) -> bytes:
     """Write a node's configuration file: the defaults, but for the folders and what a lab cannot know."""
     import yaml
 
@@ -97,7 +97,7 @@ def configuration(plan: Plan, node: NodePlan, plugins: Path | None) -> bytes:
         "cni": {
             "confDir": str(node.conf_dir),
             "ipamDir": str(node.folder / "ipam"),
-            **({"binDir": str(plugins)} if plugins else {}),
+            "binDir": str(plugins),
         },
         "stateDir": str(node.folder / "state"),
         "runDir": str(node.folder / "run"),

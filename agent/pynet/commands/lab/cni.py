@@ -17,6 +17,7 @@ from pynet.commands.lab.namespaces import enter
 from pynet.commands.lab.plan import NAMESPACES, LabError, NodePlan, PodPlan
 
 PLUGIN_FOLDERS: Final = (Path("/opt/cni/bin"), Path("/usr/lib/cni"))
+PLUGINS: Final = ("bridge", "host-local", "portmap", "bandwidth")
 INTERFACE: Final = "eth0"
 PLUGIN_SECONDS: Final = 30.0
 
@@ -24,11 +25,18 @@ Json = dict[str, Any]
 
 
 def find_plugins() -> Path | None:
-    """Return the folder that holds the CNI plugins bridge and host-local, None if there is none."""
-    for folder in PLUGIN_FOLDERS:
-        if (folder / "bridge").exists() and (folder / "host-local").exists():
-            return folder
-    return None
+    """Return the folder that holds the CNI plugins that the agent's conflist names, None if there is none."""
+    return next((folder for folder in PLUGIN_FOLDERS if all((folder / name).exists() for name in PLUGINS)), None)
+
+
+def stand_in(folder: Path) -> Path:
+    """Make a folder of programs named like the plugins, for an agent that checks that they are there; none can be used."""
+    folder.mkdir()
+    for name in PLUGINS:
+        program = folder / name
+        program.write_text("#!/bin/sh\n" + f"""echo '{{"code": 100, "msg": "a stand-in of pynet lab for {name}"}}'; exit 1\n""")
+        program.chmod(0o755)
+    return folder
 
 
 def attach(conflist: Json, plugins: Path | None, node: NodePlan, pod: PodPlan) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from pynet.commands.lab import agents, cleanup, picture, processes, state
@@ -13,6 +14,7 @@ from pynet.commands.lab.plan import LabError, NodePlan, Plan, folder_of
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
 
     from pynet.commands.lab.ping import Ping
     from pynet.core.model import Family
@@ -45,6 +47,8 @@ def _new(arguments: argparse.Namespace, families: tuple[Family, ...]) -> int:
         made = state.State(number, arguments.nodes, arguments.pods, families, arguments.kubeconfig)
         lab = Lab(made, _say(output), interrupts.check)
         try:
+            kinds = " and ".join(f"IPv{family}" for family in families)
+            lab.say(f"lab {number}: {arguments.nodes} nodes with {arguments.pods} pods each, {kinds}")
             lab.build()
             passed = _show(lab, output)
             keep = arguments.keep
@@ -172,5 +176,6 @@ def commands_to_try(lab: Lab) -> str:
     return "\n".join(["", "the lab stays up; to try (as root):", *(f"  {words:<{width}}   {line}" for words, line in tries)])
 
 
-def _say(output: str) -> Any:
-    return print if output == "text" else (lambda _: None)
+def _say(output: str) -> Callable[[str], None]:
+    """Print lines as they come, also into a pipe; in JSON there is but one."""
+    return partial(print, flush=True) if output == "text" else lambda _: None

@@ -64,7 +64,7 @@ class Lab:
         self.plan: Plan = made.plan
         self.plugins: Path | None = attachment.find_plugins()
         self.times: dict[str, float] = {}
-        self._say, self._check = say, check
+        self.say, self._check = say, check
 
     def build(self) -> None:
         """Make the namespaces, start the Node API and the agents, attach the pods. Raises LabError."""
@@ -106,7 +106,7 @@ class Lab:
         agents.register(self.plan, self.plan.nodes)
 
     def _agents(self) -> None:
-        started = agents.start_agents(self.plan, self.plugins)
+        started = agents.start_agents(self.plan, self.plugins or attachment.stand_in(self.plan.folder / "bin"))
         agents.await_ready(self.plan, started, self._check)
 
     def _pods(self) -> None:
@@ -132,7 +132,7 @@ class Lab:
         began = time.monotonic()
         do()
         self.times[name] = round(time.monotonic() - began, 3)
-        self._say(f"{words:<90} {self.times[name]:6.2f} s")
+        self.say(f"{words:<90} {self.times[name]:6.2f} s")
 
 
 def _routes(node: NodePlan, plan: Plan) -> list[str]:

@@ -1,0 +1,271 @@
+"""rtnetlink sockets: `RouteSocket` asks and changes, `Monitor` is told. They stay in the network namespace they are opened in.
+
+Needs Linux 4.20 (NETLINK_GET_STRICT_CHK). pyroute2 can do the same and much more, but takes a hundred times as long.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from collections.abc import Iterator, Sequence
+from typing import Final, Self
+
+from pynet.core.model import Family, HostAddress, Link, Operation, Route, format_address
+from pynet.drivers import rtwire
+from pynet.drivers.rtwire import AddressEvent, Event, LinkEvent, Message, Netconf, NetlinkError, RouteEvent
+
+__all__ = ["AddressEvent", "Event", "LinkEvent", "Monitor", "Netconf", "NetlinkError", "Overrun", "RouteEvent", "RouteSocket"]
+
+_SOL_NETLINK, _ADD_MEMBERSHIP, _CAP_ACK, _EXT_ACK, _GET_STRICT_CHK = 270, 1, 10, 11, 12
+_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
+_GROUPS: Final = (1, 5, 7, 9, 11, 24, 25)  # LINK; IPV4_IFADDR, _ROUTE; IPV6_IFADDR, _ROUTE; IPV4_NETCONF, IPV6_NETCONF
+_DATAGRAM: Final = 65536  # the kernel makes none longer than 32 KiB
+_BUFFER: Final = 4 << 20
+_BATCH: Final = 500
+_TRIES: Final = 10
+_SKIP_STATISTICS: Final = struct.pack("=HHI", 8, 29, 8)  # IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS: two thirds of a link
+_LOST: Final = frozenset({errno.ENOBUFS, errno.EMSGSIZE, errno.EBADMSG})
+_NO_WAY: Final = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL})
+_REQUESTS: Final = {
+    "add": (rtwire.RTM_NEWROUTE, rtwire.NLM_F_CREATE | rtwire.NLM_F_EXCL),
+    "replace": (rtwire.RTM_NEWROUTE, rtwire.NLM_F_CREATE | rtwire.NLM_F_REPLACE),
+    "delete": (rtwire.RTM_DELROUTE, 0),
+}
+
+
+class Overrun(Exception):  # noqa: N818  the field's word for it
+    """Notifications were lost: look at everything again. The next ones come as usual."""
+
+
+def _open(receive_buffer: int) -> socket.socket:
+    opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+    buffers = ((_SO_RCVBUFFORCE, socket.SO_RCVBUF, receive_buffer), (_SO_SNDBUFFORCE, socket.SO_SNDBUF, _BUFFER))
+    for force, plain, size in buffers:
+        try:
+            opened.setsockopt(socket.SOL_SOCKET, force, size)
+        except PermissionError:
+            opened.setsockopt(socket.SOL_SOCKET, plain, size)
+    opened.bind((0, 0))
+    return opened
+
+
+def _receive(opened: socket.socket, flags: int = 0) -> bytes:
+    while True:
+        buffer, _, received, sender = opened.recvmsg(_DATAGRAM, 0, flags)
+        if sender[0]:
+            continue  # another process, with CAP_NET_ADMIN, plays the kernel
+        if received & socket.MSG_TRUNC:
+            raise OSError(errno.EMSGSIZE, f"netlink message longer than {_DATAGRAM} bytes")
+        return buffer
+
+
+class RouteSocket:
+    """One socket for requests, used by one thread; a context manager. Its methods raise NetlinkError if the kernel refuses, is
+    silent for ``timeout`` seconds, or sends what makes no sense.
+    """
+
+    def __init__(self, *, receive_buffer: int = _BUFFER, timeout: float = 5.0) -> None:
+        self._socket = _open(receive_buffer)
+        for option in (_CAP_ACK, _EXT_ACK, _GET_STRICT_CHK):
+            self._socket.setsockopt(_SOL_NETLINK, option, 1)
+        seconds, rest = divmod(timeout, 1)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", int(seconds), int(rest * 1e6)))
+        self._sequence = 0
+        self.portid: int = self._socket.getsockname()[0]  # our name in notifications of what we did
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the socket; again is no harm."""
+        self._socket.close()
+
+    def dump_routes(self, family: Family, table: int) -> Iterator[Route]:
+        """Every route of one table, of any protocol; at one prefix in the kernel's order of preference. None if no such table.
+
+        All is read at the call, and held as bytes: a route is decoded when it is asked for.
+        """
+        body, number = rtwire.encode_dump_routes(family, table), rtwire.AF[family]
+        try:
+            dumped = self._dump(rtwire.RTM_GETROUTE, body, f"dump IPv{family} routes of table {table}")
+        except NetlinkError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            return iter(())
+        is_route, decode = rtwire.is_route, rtwire.decode_route
+        return (decode(buffer, at, end) for buffer, at, end in dumped if is_route(buffer, at, end, number))
+
+    def dump_links(self) -> list[Link]:
+        """Every network interface."""
+        dumped = self._dump(rtwire.RTM_GETLINK, bytes(16) + _SKIP_STATISTICS, "dump links")
+        return [rtwire.decode_link(*message) for message in dumped]
+
+    def dump_addresses(self, family: Family) -> list[HostAddress]:
+        """Every address of ours, IPv6 ones that are tentative or failed duplicate detection included."""
+        number = rtwire.AF[family]
+        dumped = self._dump(rtwire.RTM_GETADDR, bytes((number, *bytes(7))), f"dump IPv{family} addresses")
+        return [rtwire.decode_address(buffer, at, end) for buffer, at, end in dumped if buffer[at] == number]
+
+    def dump_netconf(self, family: Family) -> list[Netconf]:
+        """Whether each interface forwards; conf/all (-1) and conf/default (-2) included."""
+        dumped = self._dump(rtwire.RTM_GETNETCONF, bytes((rtwire.AF[family], *bytes(3))), f"dump IPv{family} netconf")
+        decoded = [rtwire.decode_netconf(*message) for message in dumped]
+        return [netconf for netconf in decoded if netconf and netconf.family == family]
+
+    def lookup(self, address: bytes) -> Route | None:
+        """The route that the kernel chooses for ``address``, as it stands in its table (the local one for our own addresses).
+        None if there is none, or one of type unreachable, prohibit or blackhole.
+        """
+        first, doing = self._number(1), f"look up the route to {format_address(address)}"
+        self._send(rtwire.encode_message(rtwire.RTM_GETROUTE, 0, first, rtwire.encode_lookup(address)), doing)
+        buffer, message = next(self._answers(first, 1, doing))
+        if message[0] != rtwire.NLMSG_ERROR:
+            return rtwire.decode_route(buffer, *message[4:])
+        code, text = rtwire.decode_error(buffer, message)
+        if code in _NO_WAY and not text:  # with words it is our request that was wrong
+            return None
+        raise NetlinkError(code, text, doing)
+
+    def apply(self, operations: Sequence[Operation]) -> dict[int, NetlinkError]:
+        """Do ``operations`` in order, each whatever becomes of the others; returns the error of each that failed, by index.
+
+        A delete takes the first route that has all of these: prefix, table, tos, metric (0: any), protocol, gateway, interface,
+        and for IPv4 type and scope. An IPv6 multipath route loses but the hop that is named.
+        """
+        errors: dict[int, NetlinkError] = {}
+        for start in range(0, len(operations), _BATCH):
+            batch = operations[start : start + _BATCH]
+            first, last = self._number(len(batch)), len(batch) - 1
+            wire = [_encode(operation, first + i, acknowledge=i == last) for i, operation in enumerate(batch)]
+            self._send(b"".join(wire), "change routes")
+            for buffer, message in self._answers(first, len(batch), "change routes"):
+                i = message[2] - first
+                code, text = rtwire.decode_error(buffer, message)
+                if code:
+                    kind, route = batch[i]
+                    errors[start + i] = NetlinkError(code, text, f"{kind} route {route.prefix}")
+                if i == last:
+                    break
+        return errors
+
+    def _number(self, count: int) -> int:
+        if self._sequence + count > 0xFFFFFFFF:
+            self._sequence = 0
+        first = self._sequence + 1
+        self._sequence += count
+        return first
+
+    def _send(self, data: bytes, doing: str) -> None:
+        """Throw away what an earlier request left behind (a dump that was given up goes on in the kernel until it is read)."""
+        while True:
+            try:
+                _receive(self._socket, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno not in _LOST:
+                    raise NetlinkError(error.errno or errno.EIO, "", doing) from error
+        try:
+            self._socket.send(data)
+        except OSError as error:
+            raise NetlinkError(error.errno or errno.EIO, "", doing) from error
+
+    def _answers(self, first: int, count: int, doing: str) -> Iterator[tuple[bytes, Message]]:
+        """What the kernel says to the ``count`` requests from number ``first``; the caller knows when it is enough."""
+        while True:
+            try:
+                buffer = _receive(self._socket)
+            except BlockingIOError:
+                raise NetlinkError(errno.ETIMEDOUT, "the kernel does not answer", doing) from None
+            except OSError as error:
+                raise NetlinkError(error.errno or errno.EIO, error.strerror or "", doing) from error
+            for message in rtwire.messages(buffer):
+                if message[3] == self.portid and 0 <= message[2] - first < count:
+                    yield buffer, message
+
+    def _dump(self, kind: int, body: bytes, doing: str) -> Iterator[tuple[bytes, int, int]]:
+        """Where each message of a whole dump is: (buffer, start, end). Begun again if something changed while it was read."""
+        for _ in range(_TRIES):
+            first = self._number(1)
+            self._send(rtwire.encode_message(kind, rtwire.NLM_F_DUMP, first, body), doing)
+            buffers: list[bytes] = []
+            interrupted = 0
+            for buffer, message in self._answers(first, 1, doing):
+                interrupted |= message[1] & rtwire.NLM_F_DUMP_INTR
+                if message[0] in {rtwire.NLMSG_DONE, rtwire.NLMSG_ERROR}:
+                    code, text = rtwire.decode_error(buffer, message)
+                    if code:
+                        raise NetlinkError(code, text, doing)
+                    break
+                if not buffers or buffers[-1] is not buffer:
+                    buffers.append(buffer)
+            if not interrupted:
+                return _contents(buffers)
+        raise NetlinkError(errno.EAGAIN, f"changed under each of {_TRIES} attempts", doing)
+
+
+def _contents(buffers: list[bytes]) -> Iterator[tuple[bytes, int, int]]:
+    buffers.reverse()
+    while buffers:
+        buffer = buffers.pop()
+        for kind, _, _, _, at, end in rtwire.messages(buffer):
+            if kind != rtwire.NLMSG_DONE:
+                yield buffer, at, end
+
+
+def _encode(operation: Operation, sequence: int, *, acknowledge: bool) -> bytes:
+    kind, route = operation
+    number, flags = _REQUESTS[kind]
+    if kind == "delete" and route.multipath and route.prefix.family == 4:
+        route = route._replace(gateway=b"", oif=0)  # with these, IPv4 never finds a route of several hops
+    return rtwire.encode_route(number, flags | (rtwire.NLM_F_ACK if acknowledge else 0), sequence, route)
+
+
+class Monitor:
+    """The kernel's notifications of links, addresses, routes and forwarding, from now on; a context manager. Never blocks."""
+
+    def __init__(self, *, receive_buffer: int = _BUFFER) -> None:
+        self._socket = _open(receive_buffer)
+        for group in _GROUPS:
+            self._socket.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the socket; again is no harm."""
+        self._socket.close()
+
+    def fileno(self) -> int:
+        """For poll: readable when notifications wait, or were lost."""
+        return self._socket.fileno()
+
+    def read(self) -> list[Event]:
+        """The notifications that wait, oldest first; none if there are none. Raises Overrun if any was lost or makes no sense.
+
+        After an overrun the kernel sends nothing until all that waits has been read, so that is thrown away first.
+        """
+        events: list[Event] = []
+        lost = ""
+        while True:
+            try:
+                buffer = _receive(self._socket, socket.MSG_DONTWAIT)
+                decoded = [rtwire.decode_event(buffer, message) for message in rtwire.messages(buffer)]
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno not in _LOST:
+                    raise NetlinkError(error.errno or errno.EIO, "", "read notifications") from error
+                lost = error.strerror or "overrun"
+                continue
+            events += [event for event in decoded if event]
+        if lost:
+            raise Overrun(lost)
+        return events

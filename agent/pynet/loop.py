@@ -21,6 +21,7 @@ from typing import Final, Protocol
 import msgspec
 import structlog
 
+from pynet.apply.now import Now
 from pynet.apply.routes import RouteWriter
 from pynet.core.diff import Differ, Plan
 from pynet.core.fights import Fights
@@ -37,10 +38,10 @@ _BURST: Final = 2.0  # seconds of work without rest
 class Effects(Protocol):
     """Everything that a pass hands on: all of it quick, or done by threads of its own."""
 
-    def write_sysctls(self) -> None:
+    def write_sysctls(self, now: Now) -> None:
         """Check the forwarding sysctls and repair what is wrong."""
 
-    def hand_over(self, loop: Loop) -> None:
+    def hand_over(self, now: Now) -> None:
         """Give the slow appliers what follows from the state after a pass."""
 
     def resync(self) -> None:
@@ -90,7 +91,7 @@ class Loop:
         relist: Callable[[], None],
         observer: Callable[[Observed, PassReport, set[Prefix]], None],
         resync_seconds: float,
-        log: structlog.stdlib.BoundLogger,
+        log: structlog.typing.FilteringBoundLogger,
     ) -> None:
         self.facts = facts
         self.writer = writer
@@ -101,6 +102,7 @@ class Loop:
         self.verified = False  # the last pass was verified
         self.settled = False  # a pass over everything, after a complete list or a snapshot, was verified
         self.last_pass: PassReport | None = None
+        self.examined: Collection[Prefix] | None = None  # what the last pass looked at; None: everything
         self.ticked = time.monotonic()
         self._differ = differ
         self._effects = effects
@@ -147,7 +149,7 @@ class Loop:
         now = time.monotonic()
         if self.facts.waiting:
             return 0
-        due = min(self._resync_at, self._retry_at, self._relist_at, self.facts.snapshot_at, self.fights.next_end(now))
+        due = min(self._resync_at, self._retry_at, self._relist_at, self.facts.look_at(now), self.fights.next_end(now))
         return max(0.0, min(due - now, 10.0)) * 1000
 
     def _pass(self, began: float) -> None:
@@ -164,7 +166,7 @@ class Loop:
             if self._ready_to_write():
                 done, repaired = self._reconcile(observed)
                 if observed.kernel.sysctls or observed.kernel.host or resync or not self.last_pass:
-                    self._effects.write_sysctls()
+                    self._effects.write_sysctls(self._now())
         except NetlinkError as failure:
             error, self.verified = str(failure), False
             self._log.warning("pass_failed", error=error)
@@ -173,9 +175,12 @@ class Loop:
             trigger = "resync" if resync else _trigger(observed)
             self.last_pass = PassReport(time.time(), time.monotonic() - began, trigger, done, self.verified, error)
             self._observer(observed, self.last_pass, repaired)
-            self._effects.hand_over(self)
+            self._effects.hand_over(self._now())
             if resync:
                 self._effects.resync()
+
+    def _now(self) -> Now:
+        return Now(self.settled, self.facts.complete, self.verified, self.facts.fib.advertised)
 
     def _ready_to_write(self) -> bool:
         """Nothing is written before our own Node and either a complete list or a snapshot are known."""
@@ -201,6 +206,7 @@ class Loop:
             self.writer.apply(operations)
             self._log_operations(operations)
             full = self._look_again(full=full, prefixes=prefixes)
+        self.examined = None if full else prefixes
         self._adopt(desired.routes.keys() | self.writer.programmed.keys() if full else prefixes)
         if full and self.verified and not self.settled:
             self.settled = True

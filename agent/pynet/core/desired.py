@@ -84,6 +84,7 @@ class Desired:
         self.own = OwnNode()
         self.host = Host()
         self.accepted_changes = 0  # counts changes of what accepted() yields
+        self.changed: set[tuple[str, Family]] = set()  # peers with another verdict, for whoever reports them to take out
         self._claims: dict[Family, dict[str, Claim]] = {4: {}, 6: {}}
         self._overlaps: dict[Family, Overlaps] = {4: Overlaps(32), 6: Overlaps(128)}
         self._guard = ClaimGuard(self.host, (), settings.cluster_cidrs)
@@ -233,6 +234,7 @@ class Desired:
             touched.add(before.prefix)
         if before != verdict:
             self.accepted_changes += 1
+            self.changed.add(key)
         if verdict is None:
             self.verdicts.pop(key, None)
         else:

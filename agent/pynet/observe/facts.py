@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from typing import Final, Literal
 
 import msgspec
 
@@ -15,7 +16,11 @@ from pynet.core.model import NodeFacts, Prefix
 from pynet.drivers.netlink import RouteSocket
 from pynet.observe.fib import Changes, Fib, Interest
 from pynet.observe.inbox import NodeChanges, NodeInbox, NodeList
-from pynet.observe.links import InterfaceSpec, read_host
+from pynet.observe.links import EgressInterfaces, read_host
+
+
+_IMPATIENCE: Final = 0.05
+_NEVER: Final = float("inf")
 
 
 class ClusterFacts(msgspec.Struct, frozen=True):
@@ -47,23 +52,21 @@ class Facts:
         fib: Fib,
         socket: RouteSocket,
         inbox: NodeInbox,
-        spec: InterfaceSpec,
+        egress: EgressInterfaces,
         cluster: Callable[[], ClusterFacts],
-        bridge: str,
         load_snapshot: Callable[[], Mapping[str, NodeFacts]],
         snapshot_at: float,
     ) -> None:
         self.desired = desired
         self.fib = fib
         self.complete = False
-        self.source = "none"
+        self.source: Literal["none", "snapshot", "api"] = "none"
         self.listed_at = float("-inf")
         self._socket = socket
         self._inbox = inbox
-        self._spec = spec
+        self._links = egress
         self._cluster = cluster
         self._seen = (ClusterFacts(), desired.own.cidrs, desired.own.addresses)
-        self._bridge = bridge
         self._egress: set[str] = set()
         self._load_snapshot = load_snapshot
         self.snapshot_at = snapshot_at
@@ -96,7 +99,7 @@ class Facts:
         """What the kernel tells that is worth a pass."""
         host, own = self.desired.host, self.desired.own
         oifs = set().union(*host.interfaces.values())
-        return Interest(self.desired.routes, own.cidrs, oifs, lambda name: name == self._bridge or self._named(name))
+        return Interest(self.desired.routes, own.cidrs, oifs, self._named)
 
     def postpone(self, changes: Changes) -> None:
         """Keep for the next look what the kernel told in the middle of a pass, unless it is our own doing."""
@@ -107,13 +110,17 @@ class Facts:
         """Whether something postponed asks for another pass at once."""
         return bool(self._postponed)
 
+    def look_at(self, now: float) -> float:
+        """When to look again although nothing may have come: soon, as long as a failing API server may call for the snapshot."""
+        return min(now + _IMPATIENCE, self.snapshot_at) if self.source == "none" and self.snapshot_at < _NEVER else _NEVER
+
     def _consider_snapshot(self) -> None:
         """Without a list, take the Nodes of the last good state: as soon as the API server fails us, at snapshot_at at the
         latest. Routes may be added by them, and none removed.
         """
         if self.source != "none" or (time.monotonic() < self.snapshot_at and not self._inbox.error):
             return
-        self.snapshot_at = float("inf")
+        self.snapshot_at = _NEVER
         nodes = self._load_snapshot()
         if nodes:
             self.source = "snapshot"
@@ -121,7 +128,7 @@ class Facts:
             self._inbox.put_list(NodeList(dict(nodes), consistent=False, complete=False, started=never, received=never))
 
     def _named(self, name: str) -> bool:
-        return name in self._egress or (self._spec.text != "auto" and self._spec.names(name))
+        return name in self._egress or self._links.names(name)
 
     def _seeing(self) -> tuple[ClusterFacts, tuple[Prefix, ...], tuple[bytes, ...]]:
         return self._cluster(), self.desired.own.cidrs, self.desired.own.addresses
@@ -130,7 +137,7 @@ class Facts:
         cluster, own_cidrs, own_addresses = self._seen = self._seeing()
         host = read_host(
             self._socket,
-            self._spec,
+            self._links,
             own_cidrs=own_cidrs,
             own_ips=own_addresses,
             on_link=self.fib.on_link(own_cidrs),

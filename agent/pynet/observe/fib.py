@@ -13,7 +13,7 @@ import msgspec
 
 from pynet.core.addresses import covers
 from pynet.core.host import FibEntry, relevant
-from pynet.core.model import FAMILIES, RT_TABLE_MAIN, RTN_UNICAST, Family, Prefix, Route
+from pynet.core.model import FAMILIES, RT_TABLE_MAIN, RTN_UNICAST, RTPROT_RA, Family, Prefix, Route
 from pynet.drivers.netlink import AddressEvent, LinkEvent, Monitor, Netconf, Overrun, RouteEvent, RouteSocket
 
 _FOREIGN_LIMIT: Final = 50_000
@@ -68,6 +68,7 @@ class Fib:
         self.ours: set[Prefix] = set()
         self.partial = False
         self.stale = True
+        self.advertised: frozenset[int] = frozenset()  # interfaces with a default route from router advertisements
         self._on_link: frozenset[FibEntry] = frozenset()
 
     def dump(self, wanted: Collection[Prefix]) -> None:
@@ -98,6 +99,7 @@ class Fib:
             # Next hops are resolved by the main table, whichever table ours live in.
             foreign = [route for family in FAMILIES for route in self._socket.dump_routes(family, RT_TABLE_MAIN)]
         self._on_link = relevant(_entries(foreign))
+        self.advertised = frozenset(r.oif for r in foreign if r.protocol == RTPROT_RA and not r.prefix.length)
 
     def on_link(self, own_cidrs: Iterable[Prefix]) -> frozenset[FibEntry]:
         """What decides whether next hops are on-link, without the routes to our own pods."""
@@ -152,7 +154,7 @@ class Fib:
         prefix = route.prefix
         if self.partial and prefix not in interest.wanted and prefix not in self.ours:
             return
-        self._take_in(event)
+        self._take_in(event, exact=prefix in interest.wanted or prefix in self.ours)
         if prefix in interest.wanted or route.protocol == self._protocol:
             changes.prefixes.add(prefix)
             if not own_doing:
@@ -165,19 +167,20 @@ class Fib:
             return not _link_local(route.prefix.address)
         return any(entry.on_link and covers(entry.prefix, route.prefix) for entry in self._on_link)
 
-    def _take_in(self, event: RouteEvent) -> None:
+    def _take_in(self, event: RouteEvent, *, exact: bool) -> None:
+        """Bring the mirror up to date at one prefix. ``exact``: the order of routes matters there."""
         route, prefix = _normal(event.route), event.route.prefix
         have = self.routes.get(prefix, ())
         at_key = [other for other in have if (other.metric, other.tos) == (route.metric, route.tos)]
         if event.deleted:
             rest = tuple(other for other in have if other != route)
             if len(rest) == len(have) and at_key:
-                self.stale = True  # what went is not what we know of
+                self.stale |= exact  # what went is not what we know of
             self._set(prefix, rest)
-        elif route.multipath or event.append or (at_key and not event.replace and route not in have):
+        elif exact and (route.multipath or event.append or (at_key and not event.replace and route not in have)):
             self.stale = True  # routes of one key have an order that the event does not tell
         elif route not in have:
-            kept = tuple(other for other in have if not at_key or other != at_key[0])
+            kept = tuple(other for other in have if not (event.replace and at_key and other == at_key[0]))
             self._set(prefix, tuple(sorted((*kept, route), key=lambda other: other.metric)))
 
     def _set(self, prefix: Prefix, routes: tuple[Route, ...]) -> None:

@@ -5,41 +5,40 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from pynet.config_rules import InterfaceChoice
 from pynet.core.addresses import contains, parse_address
 from pynet.core.host import FibEntry, Host, egress_interfaces
-from pynet.core.model import FAMILIES, Family, HostAddress, Link, Prefix, family_of
+from pynet.core.model import FAMILIES, Family, HostAddress, Link, Prefix
 from pynet.drivers.netlink import RouteSocket
 
 
-class InterfaceSpec:
-    """The setting ``interface``: auto, a name, /a regular expression/, or can-reach=ADDRESS."""
+class EgressInterfaces:
+    """The interfaces that routes to peers may use, by the setting ``interface``."""
 
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self._pattern = re.compile(text[1:-1]) if text.startswith("/") else None
-        self._target = parse_address(text.removeprefix("can-reach=")) if text.startswith("can-reach=") else None
+    def __init__(self, choice: InterfaceChoice) -> None:
+        self._choice = choice
+        self._pattern = re.compile(choice.value) if choice.kind == "pattern" else None
 
     def names(self, name: str) -> bool:
-        """Whether an interface of this name is meant by its name."""
-        return self._pattern.search(name) is not None if self._pattern else name == self.text
+        """Whether the setting means an interface of this name by its name."""
+        return self._pattern.search(name) is not None if self._pattern else name == self._choice.value
 
     def pick(
         self, socket: RouteSocket, links: Iterable[Link], addresses: Iterable[HostAddress], own_ips: Iterable[bytes]
     ) -> dict[Family, frozenset[int]]:
-        """Per family, the interfaces that next hops may use."""
-        if self.text == "auto":
+        """Per family, the indexes of the interfaces meant."""
+        if self._choice.kind == "auto":
             return egress_interfaces(addresses, own_ips)
-        if self._target is not None:
-            route = socket.lookup(self._target)
-            found = frozenset({route.oif}) if route and route.oif else frozenset()
-            return {f: found if f == family_of(self._target) else frozenset() for f in FAMILIES}
-        named = frozenset(link.ifindex for link in links if self.names(link.name))
-        return dict.fromkeys(FAMILIES, named)
+        if self._choice.kind == "can-reach":
+            route = socket.lookup(parse_address(self._choice.value))
+            # One answer for both families: a dual-stack network is one interface.
+            return dict.fromkeys(FAMILIES, frozenset({route.oif} if route and route.oif else ()))
+        return dict.fromkeys(FAMILIES, frozenset(link.ifindex for link in links if self.names(link.name)))
 
 
 def read_host(
     socket: RouteSocket,
-    spec: InterfaceSpec,
+    egress: EgressInterfaces,
     *,
     own_cidrs: tuple[Prefix, ...],
     own_ips: tuple[bytes, ...],
@@ -54,7 +53,7 @@ def read_host(
     links = socket.dump_links()
     every = [address for family in FAMILIES for address in socket.dump_addresses(family)]
     addresses = tuple(sorted(a for a in every if not any(contains(mine, a.address) for mine in own_cidrs) and not _quiet(a)))
-    interfaces = spec.pick(socket, links, addresses, own_ips)
+    interfaces = egress.pick(socket, links, addresses, own_ips)
     named = {a.ifindex for a in addresses} | {e.oif for e in on_link} | set().union(*interfaces.values())
     return Host(
         links={link.ifindex: link for link in links if link.ifindex in named},

@@ -1,0 +1,193 @@
+"""What a pass hands on besides routes: sysctls at once, all slow things to threads of their own.
+
+The order in which a node begins: routes verified, then the masquerade rules, then the conflist (from which moment pods start)
+and the Node condition. Whatever is handed over is the newest; nothing here can delay a route.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, NamedTuple, Protocol
+
+import structlog
+
+from pynet.apply.applier import Applier
+from pynet.apply.condition import NodeCondition
+from pynet.apply.conflist import Conflist, ConflistWanted
+from pynet.apply.events import Events
+from pynet.apply.forward import Forward, ForwardState
+from pynet.apply.gateways import stale_gateways
+from pynet.apply.masquerade import Masquerade
+from pynet.apply.now import Now
+from pynet.apply.ruleset import Ruleset
+from pynet.apply.snapshot import Snapshot, save
+from pynet.apply.sysctls import SysctlState, repair, wanted
+from pynet.config import Config
+from pynet.core.addresses import parse_prefix
+from pynet.core.desired import Desired, OwnNode
+from pynet.core.model import Link
+
+_RULES_DEBOUNCE: Final = 0.05
+_SNAPSHOT_DEBOUNCE: Final = 5.0
+
+
+class Parts(NamedTuple):
+    """The appliers, each with a thread of its own. None: off by configuration, or there is no API server to write to."""
+
+    masquerade: Masquerade
+    forward: Forward
+    conflist: Conflist | None
+    condition: NodeCondition | None
+    events: Events | None
+
+
+class Counters(Protocol):
+    """What effects count."""
+
+    def drifted(self, kind: str, seconds: float) -> None:
+        """State of ``kind`` was changed by somebody else, and put right within ``seconds``."""
+
+
+class Effects:
+    """Hands over. ``sysctls`` are the settings as last checked, ``snapshot_saved`` when the snapshot was written (epoch)."""
+
+    def __init__(
+        self, config: Config, desired: Desired, parts: Parts, counters: Counters, log: structlog.typing.FilteringBoundLogger
+    ) -> None:
+        self.parts = parts
+        self.sysctls: tuple[SysctlState, ...] = ()
+        self.snapshot_saved = 0.0
+        self._config = config
+        self._desired = desired
+        self._counters = counters
+        self._log = log
+        self._exceptions = tuple(parse_prefix(text) for text in config.masquerade.except_cidrs)
+        self._cluster = tuple(parse_prefix(text) for text in config.cluster_cidrs)
+        self._rules: Applier[int] = Applier("rules", self._submit_rules, debounce=_RULES_DEBOUNCE)
+        self._snapshot: Applier[int] = Applier("snapshot", self._save_snapshot, debounce=_SNAPSHOT_DEBOUNCE)
+        self._sysctls_checked = False
+
+    @property
+    def snapshot_path(self) -> Path:
+        """Where the last good state is kept."""
+        return Path(self._config.state_dir, "last-good.json")
+
+    @property
+    def snapshot_error(self) -> str:
+        """Why the snapshot could not be written, "" if it could."""
+        return self._snapshot.error
+
+    def write_sysctls(self, now: Now) -> None:
+        """Check the forwarding settings, and write what is wrong."""
+        config, own = self._config, self._desired.own
+        if not config.sysctls.manage or not own.cidrs:
+            return
+        began = time.monotonic()
+        egress = {link.name for link in self._egress()}
+        bridge = {config.cni.bridge_name} if config.cni.enabled and config.cni.plugin == "bridge" else set()
+        wants = wanted(
+            ipv4=any(prefix.family == 4 for prefix in own.cidrs),
+            ipv6=any(prefix.family == 6 for prefix in own.cidrs),
+            interfaces=egress | bridge,
+            ra_interfaces={name for name in map(_name_of, now.advertised) if name},
+            bridge_filter=bool(bridge),
+        )
+        states, written = repair(Path(config.sysctls.root), wants)
+        self.sysctls = tuple(states)
+        for name in written:
+            self._log.info("sysctl_written", name=name)
+            if self._sysctls_checked:
+                self._counters.drifted("sysctl", time.monotonic() - began)
+        self._sysctls_checked = True
+
+    def hand_over(self, now: Now) -> None:
+        """Give the slow appliers what follows from the state after a pass."""
+        own = self._desired.own
+        if not own.known:
+            return
+        # One number stands for the whole desired state: sets of 5,000 peers are made in the applier's thread, not here.
+        self._rules.submit(self._desired.accepted_changes)
+        self.parts.forward.submit(ForwardState(own.cidrs, self._config.forward))
+        if now.settled and own.cidrs:
+            self._begin(now, own)
+        if now.complete and now.verified:
+            self._snapshot.submit(self._desired.accepted_changes)
+
+    def resync(self) -> None:
+        """Have the slow appliers check their work."""
+        self.parts.masquerade.resync()
+        self.parts.forward.resync()
+        if self.parts.conflist is not None:
+            self.parts.conflist.resync()
+        if self.parts.condition is not None:
+            self.parts.condition.resync()
+
+    def stop(self, seconds: float) -> None:
+        """End the threads; what they made stays. Takes ``seconds`` at most in all."""
+        end = time.monotonic() + seconds
+        stops: list[Callable[[float], object]] = [self._rules.stop, self._snapshot.stop]
+        stops += [part.stop for part in self.parts if part is not None]
+        for stop in stops:
+            stop(max(0.0, end - time.monotonic()))
+
+    def _begin(self, now: Now, own: OwnNode) -> None:
+        """What tells the world that pods may start here: not before the routes are verified and the rules are in place."""
+        parts, facts = self.parts, self._desired.nodes.get(self._desired.settings.own_name)
+        if parts.conflist is not None and (parts.masquerade.ok or parts.conflist.ok):
+            parts.conflist.submit(self._conflist_wanted(own))
+        if parts.condition is not None and now.complete and facts is not None:
+            parts.condition.observe(facts.condition)
+
+    def _conflist_wanted(self, own: OwnNode) -> ConflistWanted:
+        cni, host = self._config.cni, self._desired.host
+        mtu = cni.mtu if cni.mtu != "auto" else min((link.mtu for link in self._egress()), default=0)
+        stale = stale_gateways(cni.bridge_name, own.cidrs, host.links.values(), host.addresses, own.addresses)
+        return ConflistWanted(
+            own.cidrs, mtu, cni.conf_dir, cni.conf_name, cni.bin_dir, cni.plugin, cni.bridge_name, cni.portmap, cni.bandwidth,
+            cni.ipam_dir, stale,
+        )  # fmt: skip
+
+    def _egress(self) -> list[Link]:
+        host = self._desired.host
+        indexes = set().union(*host.interfaces.values())
+        return [link for index, link in host.links.items() if index in indexes]
+
+    def _submit_rules(self, _version: int) -> None:
+        """In the applier's thread: make the sets, and report peers that got no route."""
+        desired, settings = self._desired, self._config.masquerade
+        # A list of a dict's values is taken in one step of the interpreter: the loop may go on changing the dict.
+        verdicts = list(desired.verdicts.items())
+        accepted = [v for _, v in verdicts if v.state in {"accepted", "unreachable"} and v.prefix is not None]
+        own = desired.own
+        pods = self._cluster or (*own.cidrs, *(v.prefix for v in accepted if v.prefix is not None))
+        self.parts.masquerade.submit(
+            Ruleset(
+                own=tuple(sorted(own.cidrs)),
+                pods=tuple(sorted(set(pods))),
+                nodes=tuple(sorted({*own.addresses, *(v.next_hop for v in accepted)})),
+                except_=self._exceptions,
+                ipv4=settings.ipv4,
+                ipv6=settings.ipv6,
+                random_fully=settings.random_fully,
+            )
+        )
+
+    def _save_snapshot(self, version: int) -> None:
+        """In the applier's thread: keep our own Node and the accepted peers, and nobody else's claims."""
+        desired = self._desired
+        names = {name for (name, _), v in list(desired.verdicts.items()) if v.state in {"accepted", "unreachable"}}
+        names.add(desired.settings.own_name)
+        nodes = tuple(facts for name, facts in sorted(desired.nodes.copy().items()) if name in names)
+        saved = time.time()
+        save(self.snapshot_path, Snapshot(desired.settings.own_name, desired.own.uid, str(version), saved, nodes))
+        self.snapshot_saved = saved
+
+
+def _name_of(index: int) -> str:
+    try:
+        return socket.if_indextoname(index)
+    except OSError:
+        return ""

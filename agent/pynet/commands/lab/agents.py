@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pynet.commands.lab import processes, reach
-from pynet.commands.lab.plan import API_PORT, CLUSTER_CIDR, LabError, NodePlan, Plan
+from pynet.commands.lab.plan import API_PORT, CLUSTER_CIDR, LAB_LABEL, LabError, NodePlan, Plan
 
 Json = dict[str, Any]
 
@@ -39,11 +39,11 @@ def start_api(plan: Plan, kubeconfig: str, check: Callable[[], None]) -> None:
     _until(lambda: _answers(plan), [process], API_SECONDS, check, lambda: _last_lines(plan.folder / "api.log"))
 
 
-def register(plan: Plan, nodes: Sequence[NodePlan]) -> None:
+def register(plan: Plan, nodes: Sequence[NodePlan], token: str) -> None:
     """Create the Node objects, as kubelets would. Raises LabError with the API's words."""
     with reach.node_api(plan) as api:
         for node in nodes:
-            reach.ask(api, "POST", "/api/v1/nodes", node_object(node))
+            reach.ask(api, "POST", "/api/v1/nodes", node_object(node, token))
 
 
 def unregister(plan: Plan, name: str) -> None:
@@ -72,12 +72,12 @@ def await_ready(plan: Plan, agents: Sequence[processes.Process], check: Callable
         _until(partial(_ready, node), [agent], READY_SECONDS, check, partial(_why_not, node))
 
 
-def node_object(node: NodePlan) -> Json:
+def node_object(node: NodePlan, token: str) -> Json:
     """Make the Node object that a kubelet and kube-controller-manager would make, as far as it matters here."""
     return {
         "kind": "Node",
         "apiVersion": "v1",
-        "metadata": {"name": node.name, "labels": {"kubernetes.io/os": "linux", "pynet.io/lab": "true"}},
+        "metadata": {"name": node.name, "labels": {"kubernetes.io/os": "linux", LAB_LABEL: token}},
         # Unschedulable: in a real cluster no pod of other people may land here.
         "spec": {"podCIDR": node.pod_cidrs[0], "podCIDRs": list(node.pod_cidrs), "unschedulable": True},
         "status": {

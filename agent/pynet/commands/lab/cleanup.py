@@ -17,13 +17,15 @@ def remove(number: int) -> list[str]:
     kept = state.read(number)
     left = [f"process {each.pid} ({each.name}) does not end" for each in processes.stop(processes.recorded(folder))]
     if kept is not None and kept.kubeconfig:
-        left.extend(cluster.delete_nodes(kept.kubeconfig, [node.name for node in kept.plan.nodes]))
+        left.extend(cluster.delete_nodes(kept.kubeconfig, kept.token))
     for namespace in namespaces.leftover(number):
         try:
             namespaces.remove(namespace)
         except LabError as error:
             left.append(str(error))
-    if not left:  # the folder says what is left, so it goes last
+    if left:  # the folder says what is left, so it goes last
+        left.append(f"try again; or remove {folder}, which remembers it, and see to the rest yourself")
+    else:
         shutil.rmtree(folder, ignore_errors=True)
         if folder.exists():
             left.append(f"the folder {folder} cannot be removed")

@@ -9,29 +9,30 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final, NamedTuple, cast
+from urllib.parse import quote
 
 from pynet.commands.lab import namespaces
-from pynet.commands.lab.plan import LabError
+from pynet.commands.lab.apiserver import NODES
+from pynet.commands.lab.plan import LAB_LABEL, LabError
 
 HOP_BY_HOP: Final = frozenset(("connection", "transfer-encoding", "content-length", "host", "keep-alive"))
 """Headers that are about one connection (RFC 9110, section 7.6.1), and those that each side makes itself."""
 
 
 class Upstream(NamedTuple):
-    """The cluster: its URL, a urllib3 pool with its TLS settings, and a client that adds its credentials."""
+    """The cluster: its URL, a urllib3 pool with its TLS settings, and the kubernetes package's configuration."""
 
     url: str
     pool: Any
-    client: Any
+    configuration: Any
 
     def authorisation(self) -> dict[str, str]:
-        """Return the headers that say who we are; none where a client certificate does."""
-        headers: dict[str, str] = {}
-        self.client.update_params_for_auth(headers, [], ["BearerToken"])
-        return headers
+        """Return the header that says who we are, refreshed if need be; none where a client certificate does."""
+        token = self.configuration.auth_settings().get("BearerToken", {}).get("value")
+        return {"Authorization": token} if token else {}
 
 
 def connect(kubeconfig: str) -> Upstream:
@@ -42,29 +43,22 @@ def connect(kubeconfig: str) -> Upstream:
         configuration = client.Configuration()
         config.load_kube_config(config_file=kubeconfig, client_configuration=configuration)
     except (config.ConfigException, OSError) as error:
-        raise LabError(f"{kubeconfig}: {error}") from error
-    api = client.ApiClient(configuration)
-    return Upstream(configuration.host.rstrip("/"), api.rest_client.pool_manager, api)
+        raise LabError(f"the kubeconfig is of no use: {' '.join(str(error).split())}") from error
+    pool = client.ApiClient(configuration).rest_client.pool_manager
+    return Upstream(configuration.host.rstrip("/"), pool, configuration)
 
 
-def delete_nodes(kubeconfig: str, names: Iterable[str]) -> list[str]:
-    """Delete a lab's Nodes from a real cluster. Return what could not be deleted, a line each."""
+def delete_nodes(kubeconfig: str, token: str) -> list[str]:
+    """Delete the Nodes that carry a lab's token from a real cluster, and no others. Return what went wrong, a line each."""
     from urllib3.exceptions import HTTPError
 
-    left = []
     try:
         upstream = connect(kubeconfig)
-    except LabError as error:
-        return [f"the Nodes {', '.join(names)}: {error}"]
-    for name in names:
-        try:
-            url = f"{upstream.url}/api/v1/nodes/{name}"
-            answer = upstream.pool.request("DELETE", url, headers=upstream.authorisation(), timeout=5.0, retries=False)
-            if answer.status not in (200, 202, 404):
-                left.append(f"the Node {name}: the cluster says {answer.status}")
-        except HTTPError as error:
-            left.append(f"the Node {name}: {error}")
-    return left
+        url = f"{upstream.url}{NODES}?labelSelector={quote(f'{LAB_LABEL}={token}', safe='')}"
+        answer = upstream.pool.request("DELETE", url, headers=upstream.authorisation(), timeout=10.0, retries=False)
+    except (LabError, HTTPError) as error:
+        return [f"the lab's Nodes in the cluster: {error}"]
+    return [] if answer.status in (200, 202) else [f"the lab's Nodes: the cluster says {answer.status} {answer.reason}"]
 
 
 class Relay(ThreadingHTTPServer):

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pynet.commands.lab import agents, cleanup, picture, processes, state
@@ -35,7 +36,7 @@ def run(arguments: argparse.Namespace, families: tuple[Family, ...]) -> int:
         return 0
     if arguments.add_node:
         kept = _kept(0)
-        agents.register(kept.plan, [_node(kept.plan, arguments.add_node)])
+        agents.register(kept.plan, [_node(kept.plan, arguments.add_node)], kept.token)
         return 0
     return _new(arguments, families)
 
@@ -43,8 +44,9 @@ def run(arguments: argparse.Namespace, families: tuple[Family, ...]) -> int:
 def _new(arguments: argparse.Namespace, families: tuple[Family, ...]) -> int:
     """Build a lab, show it, ping, and remove it again unless it is to be kept."""
     output, keep = arguments.output, False
+    kubeconfig = str(Path(arguments.kubeconfig).resolve()) if arguments.kubeconfig else ""  # --clean may run elsewhere
     with Interrupts() as interrupts, state.claim() as number:
-        made = state.State(number, arguments.nodes, arguments.pods, families, arguments.kubeconfig)
+        made = state.State(number, arguments.nodes, arguments.pods, families, kubeconfig)
         lab = Lab(made, _say(output), interrupts.check)
         try:
             kinds = " and ".join(f"IPv{family}" for family in families)
@@ -126,7 +128,8 @@ def _clean(number: int, output: str) -> int:
     if output == "json":
         print(json.dumps({"removed": removed, "busy": busy, "left": left}))
     else:
-        print(f"removed: {', '.join(f'lab {each}' for each in removed)}" if removed else "nothing to remove")
+        if removed or not (left or busy):
+            print(f"removed: {', '.join(f'lab {each}' for each in removed)}" if removed else "nothing to remove")
         for line in [*busy, *left]:
             print(line)
     return 1 if left or (number and busy) else 0

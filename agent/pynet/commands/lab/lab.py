@@ -103,7 +103,7 @@ class Lab:
 
     def _api(self) -> None:
         agents.start_api(self.plan, self.state.kubeconfig, self._check)
-        agents.register(self.plan, self.plan.nodes)
+        agents.register(self.plan, self.plan.nodes, self.state.token)
 
     def _agents(self) -> None:
         started = agents.start_agents(self.plan, self.plugins or attachment.stand_in(self.plan.folder / "bin"))

@@ -20,6 +20,9 @@ RUN: Final = Path("/run")
 NAMESPACES: Final = Path("/run/netns")
 BRIDGE: Final = "br0"
 UPLINK: Final = "eth0"
+LAB_LABEL: Final = "pynet.io/lab"
+"""The label by which a lab's Nodes are told from all others in a real cluster; its value is the lab's own random token."""
+
 API_PORT: Final = 6443
 MAX_NODES: Final = 64
 MAX_PODS: Final = 8

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,13 +26,16 @@ MAX_LABS: Final = 100
 
 
 class State(msgspec.Struct, frozen=True):
-    """What a lab was made with. ``kubeconfig`` is that of a real cluster, "" for the embedded Node API."""
+    """What a lab was made with. ``kubeconfig`` is that of a real cluster, "" for the embedded Node API;
+    ``token`` marks its Nodes there.
+    """
 
     number: int
     nodes: int
     pods: int
     families: tuple[Family, ...]
     kubeconfig: str = ""
+    token: str = msgspec.field(default_factory=lambda: secrets.token_hex(8))
     addresses: dict[str, tuple[str, ...]] = {}
     """Each pod's addresses, by its name; complete once the lab stands."""
 

@@ -32,7 +32,7 @@ wheels() {
     local list=$REPO/requirements/image.txt d=$SCRATCH/wheels
     IMAGE=pynet-e2e/wheels:$(key "$PYTHON" "$(sha256sum <"$list")")
     has_image "$IMAGE" && return
-    "${E2E_PYTHON:-python3}" -m pip download -q --no-deps --only-binary :all: --require-hashes --implementation cp \
+    "${E2E_PYTHON:-$REPO/.venv/bin/python}" -m pip download -q --no-deps --only-binary :all: --require-hashes --implementation cp \
         --python-version "$PYTHON" --abi "cp${PYTHON/./}" --abi abi3 --abi none \
         --platform "manylinux_2_28_$(uname -m)" --platform "manylinux_2_17_$(uname -m)" --platform "manylinux2014_$(uname -m)" \
         -d "$d/wheels" -r "$list" >&2

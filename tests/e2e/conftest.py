@@ -1,0 +1,117 @@
+"""Fixtures of the end-to-end tests: one cluster per flavour, pynet in it, pods to talk between. See tests/e2e/run."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from tests.e2e import workload
+from tests.e2e.cluster import FLAVOURS, NAMESPACE, Cluster, run
+from tests.e2e.release import Release
+
+TIMES: dict[str, float] = defaultdict(float)
+"""Seconds by part, for the summary."""
+
+
+def pytest_addoption(parser):
+    parser.addoption("--flavours", default=",".join(FLAVOURS), help="clusters to test on, separated by commas")
+    parser.addoption("--keep", action="store_true", help="leave the clusters running")
+    parser.addoption("--reuse", action="store_true", help="use a cluster that an earlier --keep left")
+
+
+def pytest_generate_tests(metafunc):
+    """Run a module on the flavours of its FLAVOURS (all of them by default), as far as they were asked for."""
+    if "cluster" in metafunc.fixturenames:
+        asked = metafunc.config.getoption("flavours").split(",")
+        offered = getattr(metafunc.module, "FLAVOURS", tuple(FLAVOURS))
+        metafunc.parametrize("cluster", [name for name in asked if name in offered], indirect=True, scope="session")
+
+
+def pytest_collection_modifyitems(items):
+    """One cluster after the other, and on each the sections in their order."""
+    order = list(FLAVOURS)
+
+    def place(item):
+        call = getattr(item, "callspec", None)
+        flavour = call.params.get("cluster") if call else None
+        return (order.index(flavour) if flavour else -1, item.path.name)
+
+    items.sort(key=place)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item, nextitem):
+    began = time.monotonic()
+    result = yield
+    call = getattr(item, "callspec", None)
+    flavour = call.params.get("cluster", "") if call else ""
+    TIMES[f"{item.path.stem} {flavour}"] += time.monotonic() - began
+    return result
+
+
+def pytest_terminal_summary(terminalreporter):
+    terminalreporter.section("time by part")
+    for part, seconds in TIMES.items():
+        terminalreporter.write_line(f"{seconds:7.1f} s  {part}")
+
+
+def asset(name: str) -> str:
+    """Something that tests/e2e/run prepared, by the name of its environment variable."""
+    value = os.environ.get(name)
+    if not value:
+        pytest.fail(f"{name} is not set: the end-to-end tests are started by tests/e2e/run")
+    return value
+
+
+@pytest.fixture(scope="session")
+def cluster(request, tmp_path_factory):
+    """A cluster of the flavour, with the tests' images and namespace; no pynet in it yet."""
+    flavour = FLAVOURS[request.param]
+    keep = request.config.getoption("keep")
+    kubeconfig = Path(asset("E2E_WORK")) / f"kubeconfig-{flavour.name}"
+    cluster = Cluster(flavour, f"e2e-{flavour.name}", kubeconfig)
+    if request.config.getoption("reuse") and cluster.name in run("kind", "get", "clusters").split():
+        yield cluster
+        return
+    began = time.monotonic()
+    try:
+        cluster.delete()  # one that a killed run left
+        cluster.create(asset("E2E_NODE_IMAGE"))
+        TIMES[f"create cluster {flavour.name}"] = time.monotonic() - began
+        began = time.monotonic()
+        for archive in (asset("E2E_AGENT_ARCHIVE"), asset("E2E_TOOLS_ARCHIVE")):
+            cluster.load(archive)
+        TIMES[f"load images {flavour.name}"] = time.monotonic() - began
+        cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
+        yield cluster
+    finally:
+        if not keep:
+            cluster.delete()
+
+
+@pytest.fixture(scope="session")
+def pynet(cluster):
+    """pynet, installed with its chart by whoever asks first."""
+    release = Release(cluster)
+    if not release.installed():
+        release.install()
+    release.wait_ready()
+    return release
+
+
+@pytest.fixture(scope="session")
+def pods(cluster, pynet):
+    """The tests' pods on every node (see workload.deploy)."""
+    workload.deploy(cluster)
+    return workload
+
+
+@pytest.fixture(scope="session")
+def outside(cluster, pods):
+    """A host outside the cluster."""
+    with workload.outside(f"{cluster.name}-outside") as host:
+        yield host

@@ -33,7 +33,7 @@ REPAIR_BUCKETS: Final = (0.0002, *PROPAGATION_BUCKETS)
 class Metrics:
     """Every metric of one agent, as attributes named like the metric without prefix and unit.
 
-    Safe to use from any thread; ``set_sysctls`` belongs to the loop. ``registry`` is what /metrics shows, process_* included.
+    Safe to use from any thread, ``set_sysctls`` from one only. ``registry`` is what /metrics shows, process_* included.
     """
 
     def __init__(self) -> None:

@@ -134,7 +134,7 @@ class Loop:
             self._breathe(time.monotonic() - began, began - self.ticked)
 
     def stop(self) -> None:
-        """End the loop after the pass that runs. Takes nothing out of the kernel. (Wake the loop afterwards.)"""
+        """End the loop after the pass that runs, taking nothing out of the kernel. To be followed by a wake."""
         self._stop.set()
 
     def _breathe(self, worked: float, idle: float) -> None:
@@ -163,7 +163,7 @@ class Loop:
         error, done, observed, repaired = "", 0, None, set[Prefix]()
         try:
             observed = self.facts.observe(everything=resync or retry)
-            if self._ready_to_write():
+            if self.facts.sufficient:
                 done, repaired = self._reconcile(observed)
                 if observed.kernel.sysctls or observed.kernel.host or resync or not self.last_pass:
                     self._effects.write_sysctls(self._now())
@@ -171,7 +171,7 @@ class Loop:
             error, self.verified = str(failure), False
             self._log.warning("pass_failed", error=error)
         self._schedule(began, resync=resync)
-        if observed is not None and self._ready_to_write():
+        if observed is not None and self.facts.sufficient:
             trigger = "resync" if resync else _trigger(observed)
             self.last_pass = PassReport(time.time(), time.monotonic() - began, trigger, done, self.verified, error)
             self._observer(observed, self.last_pass, repaired)
@@ -181,10 +181,6 @@ class Loop:
 
     def _now(self) -> Now:
         return Now(self.settled, self.facts.complete, self.verified, self.facts.fib.advertised)
-
-    def _ready_to_write(self) -> bool:
-        """Nothing is written before our own Node and either a complete list or a snapshot are known."""
-        return self.facts.source != "none" and self.facts.desired.own.known
 
     def _reconcile(self, observed: Observed) -> tuple[int, set[Prefix]]:
         """Make the kernel's routes what they should be; returns (operations done, drifted prefixes put right)."""

@@ -25,14 +25,14 @@ _RETRY: Final = (1.0, 5.0)
 class ClusterWatch(threading.Thread):
     """A thread that asks; ``facts()`` has the answers so far, and those addresses that the API is really reached at.
 
-    ``service_cidrs`` from the configuration count in any case. ``asked`` says that an answer, or a refusal, has come.
+    ``service_cidrs`` from the configuration count in any case.
     """
 
     def __init__(
         self, api: Api, service_cidrs: Iterable[str], wake: Callable[[], None], log: structlog.typing.FilteringBoundLogger
     ) -> None:
         super().__init__(name="cluster-watch", daemon=True)
-        self.asked = threading.Event()
+        self._asked = False
         self._api = api
         self._configured = frozenset(parse_prefix(text) for text in service_cidrs)
         self._services: frozenset[Prefix] = self._configured
@@ -43,7 +43,7 @@ class ClusterWatch(threading.Thread):
 
     def facts(self) -> ClusterFacts:
         """What is known now. Quick; called by the loop at each pass."""
-        return ClusterFacts(self._services, self._endpoints | self._api.peer_addresses())
+        return ClusterFacts(self._services, self._endpoints | self._api.peer_addresses(), self._asked)
 
     def stop(self) -> None:
         """End the thread soon; a request under way is not waited for (it is a daemon)."""
@@ -53,7 +53,9 @@ class ClusterWatch(threading.Thread):
         """Ask now, and again every few minutes; after a failure within seconds."""
         while not self._stopping.is_set():
             pause = random.uniform(*(_EVERY if self._ask() else _RETRY))  # noqa: S311  jitter
-            self.asked.set()
+            if not self._asked:
+                self._asked = True
+                self._wake()
             self._stopping.wait(pause)
 
     def _ask(self) -> bool:

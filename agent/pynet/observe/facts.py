@@ -18,16 +18,20 @@ from pynet.observe.fib import Changes, Fib, Interest
 from pynet.observe.inbox import NodeChanges, NodeInbox, NodeList
 from pynet.observe.links import EgressInterfaces, read_host
 
-
 _IMPATIENCE: Final = 0.05
+_GUARD_WAIT: Final = 2.0
 _NEVER: Final = float("inf")
 
 
 class ClusterFacts(msgspec.Struct, frozen=True):
-    """What the cluster wants protected: the Service ranges, and the addresses that the API server is reached by."""
+    """What the cluster wants protected: the Service ranges, and the addresses that the API server is reached by.
+
+    ``asked`` says that the API server has answered, or refused to.
+    """
 
     service_cidrs: frozenset[Prefix] = frozenset()
     api_servers: frozenset[bytes] = frozenset()
+    asked: bool = True
 
 
 class Observed(msgspec.Struct):
@@ -106,13 +110,23 @@ class Facts:
         self._postponed.add(msgspec.structs.replace(changes, prefixes=set(changes.drift)))
 
     @property
+    def sufficient(self) -> bool:
+        """Whether enough is known to write routes: our own Node, a list or the snapshot, and (but not for long) what the guard
+        is to protect.
+        """
+        if self.source == "none" or not self.desired.own.known:
+            return False
+        return self.source == "snapshot" or self._cluster().asked or time.monotonic() > self.listed_at + _GUARD_WAIT
+
+    @property
     def waiting(self) -> bool:
         """Whether something postponed asks for another pass at once."""
         return bool(self._postponed)
 
     def look_at(self, now: float) -> float:
         """When to look again although nothing may have come: soon, as long as a failing API server may call for the snapshot."""
-        return min(now + _IMPATIENCE, self.snapshot_at) if self.source == "none" and self.snapshot_at < _NEVER else _NEVER
+        undecided = self.source == "none" and self.snapshot_at < _NEVER
+        return now + _IMPATIENCE if undecided or (self.source == "api" and not self.sufficient) else _NEVER
 
     def _consider_snapshot(self) -> None:
         """Without a list, take the Nodes of the last good state: as soon as the API server fails us, at snapshot_at at the

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 
 import structlog
+
 from pynet.apply.effects import Effects
 from pynet.apply.events import Events
 from pynet.core.desired import Verdict
@@ -30,7 +31,9 @@ from pynet.report.status import (
 class Reporter:
     """The loop calls :meth:`passed` after each pass; the other threads only read. Wired up by :meth:`attach`."""
 
-    def __init__(self, metrics: Metrics, inbox: NodeInbox, server: Callable[[], str], log: structlog.typing.FilteringBoundLogger):
+    def __init__(
+        self, metrics: Metrics, inbox: NodeInbox, server: Callable[[], str], log: structlog.typing.FilteringBoundLogger
+    ):
         self.board = StatusBoard(self._describe)
         self.problems: Callable[[], tuple[str, ...]] = tuple
         self.snapshot_time = 0.0
@@ -100,11 +103,9 @@ class Reporter:
                 self.board.drop(key)
                 continue
             state, reason = self._outcome(loop, verdict)
-            news = self.board.put(
-                key, state, reason, uid=verdict.uid, prefix=verdict.prefix, next_hop=verdict.next_hop
-            )
+            news = self.board.put(key, state, reason, uid=verdict.uid, prefix=verdict.prefix, next_hop=verdict.next_hop)
             if news and self.events is not None:
-                self.events.peer(key[0], verdict.uid, key[1], state, reason, agents=len(desired.nodes))
+                self.events.peer(key[0], verdict.uid, key[1], state=state, reason=reason, agents=len(desired.nodes))
 
     def _outcome(self, loop: Loop, verdict: Verdict) -> tuple[str, str]:
         """(state, reason) of a peer: what was decided, or for an accepted one what the kernel shows."""
@@ -120,14 +121,19 @@ class Reporter:
         if prefix in loop.writer.failures:
             return "failed", loop.writer.failures[prefix]
         if loop.fights.not_before(prefix, time.monotonic()):
-            return "failed", f"somebody keeps changing the route to {prefix}: left alone for a while; find out who with `ip monitor`"
+            return (
+                "failed",
+                f"somebody keeps changing the route to {prefix}: left alone for a while; find out who with `ip monitor`",
+            )
         return "pending", "not yet in the kernel"
 
     @staticmethod
     def _rivalry(loop: Loop, want: Route | None, rival: Route, withheld: bool) -> str:
         theirs = _words(loop, rival)
         if withheld:
-            return f"ours ({_words(loop, want)}) is withheld, there is {theirs}: remove that one, or set routes.foreign to replace"
+            return (
+                f"ours ({_words(loop, want)}) is withheld, there is {theirs}: remove that one, or set routes.foreign to replace"
+            )
         return f"the kernel prefers {theirs} to ours ({_words(loop, want)}): remove that one, or set routes.foreign to replace"
 
     def _attached(self) -> Loop:
@@ -194,5 +200,3 @@ def _part(part: object) -> PartStatus:
     if ok:
         return PartStatus("ok")
     return PartStatus("failed", error) if error and tried else PartStatus("waiting", error)
-
-

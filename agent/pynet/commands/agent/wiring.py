@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -129,7 +129,9 @@ class Agent:
     def _make_loop(self) -> Loop:
         config, desired = self._config, self._desired
         routes = config.routes
-        writer = RouteWriter(self._socket, lambda operation, result: self._metrics.route_operations.labels(operation, result).inc())
+        writer = RouteWriter(
+            self._socket, lambda operation, result: self._metrics.route_operations.labels(operation, result).inc()
+        )
         fib = Fib(self._socket, self._monitor, table=routes.table, protocol=routes.protocol)
         facts = Facts(
             desired,
@@ -158,11 +160,13 @@ class Agent:
         conflist = Conflist(self._on_result, lambda _path: reporter.drifted("conflist", 0.0)) if config.cni.enabled else None
         condition = NodeCondition(self._api, name, self._on_result) if config.network_unavailable else None
         return Parts(
-            masquerade=Masquerade(on_result=self._on_result, on_drift=lambda _kind, seconds: reporter.drifted("masquerade", seconds), log=self.log),
+            masquerade=Masquerade(
+                on_result=self._on_result, on_drift=lambda _kind, seconds: reporter.drifted("masquerade", seconds), log=self.log
+            ),
             forward=Forward(on_result=self._on_result, log=self.log),
             conflist=conflist,
             condition=condition,
-            events=PeerEvents(self._api, name, log=self.log),
+            events=Events(self._api, name, lambda why: self.log.warning("events_not_posted", reason=why)),
         )
 
     def _on_result(self, part: str, error: str) -> None:
@@ -216,5 +220,3 @@ class Agent:
             return self._credentials.current().server
         except CredentialsError:
             return ""
-
-

@@ -1,0 +1,202 @@
+"""`pynet cleanup`: takes everything of ours off this node, and nothing else.
+
+Routes, rules, the conflist and the snapshot go at once. What pods still use waits for the last of them: the bridge, the
+address leases and the CNI plugins that we installed, without which a pod cannot be taken down in good order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from pynet import config
+from pynet.apply import confdir, forward, masquerade
+from pynet.commands.agent.process import FatalError, hold_lock
+from pynet.commands.output import add_output_argument
+from pynet.config import Config
+from pynet.core.model import FAMILIES, Link, Operation, Route
+from pynet.drivers.netlink import RouteSocket
+from pynet.install import InstallError, remove_installed
+
+
+class Cleanup:
+    """What was (or with ``dry_run`` would be) removed, and what stays and why."""
+
+    def __init__(self, settings: Config, *, dry_run: bool, force: bool) -> None:
+        self.removed: list[str] = []
+        self.stays: list[str] = []
+        self._settings = settings
+        self._dry_run = dry_run
+        self._force = force
+
+    def run(self) -> None:
+        """Remove in the order that hurts least: no new pods first, then what carries the old ones' traffic."""
+        self._step("conflist", self._conflist)
+        self._step("routes", self._routes)
+        self._step("masquerade", lambda: masquerade.remove(dry_run=self._dry_run))
+        self._step("forward", lambda: forward.remove(dry_run=self._dry_run))
+        self._step("snapshot", self._snapshot)
+        pods = self._pod_interfaces()
+        if pods and not self._force:
+            self.stays += [f"{what}: pods still use it ({', '.join(pods)})" for what in self._shared()]
+            return
+        self._step("bridge", self._bridge)
+        self._step("leases", self._leases)
+        self._step("plugins", self._plugins)
+        self._step("folders", self._folders)
+
+    def _step(self, name: str, act: Callable[[], list[str]]) -> None:
+        """One kind of state: a failure is said and does not keep the others from going."""
+        try:
+            self.removed += act()
+        except (OSError, InstallError, RuntimeError) as error:
+            self.stays.append(f"{name}: {' '.join(str(error).split())}")
+
+    def _conflist(self) -> list[str]:
+        path = Path(self._settings.cni.conf_dir, self._settings.cni.conf_name)
+        if self._dry_run:
+            return [str(path)] if path.is_symlink() or path.exists() else []
+        return [str(path.parent / name) for name in confdir.remove(path)]
+
+    def _routes(self) -> list[str]:
+        """Routes of our protocol, in the main table too: another setting may have put them there."""
+        removed: list[str] = []
+        with RouteSocket() as netlink:
+            for _ in range(3):  # an IPv6 route with several next hops goes hop by hop
+                found = list(self._our_routes(netlink))
+                if not found or self._dry_run:
+                    return removed or [_words(route) for route in found]
+                errors = netlink.apply([Operation("delete", route) for route in found])
+                removed += [_words(route) for n, route in enumerate(found) if n not in errors]
+            left = list(self._our_routes(netlink))
+        if left:
+            raise OSError(f"{len(left)} routes are left, the first is {_words(left[0])}")
+        return removed
+
+    def _our_routes(self, netlink: RouteSocket) -> Iterator[Route]:
+        for family in FAMILIES:
+            for table in {254, self._settings.routes.table}:
+                for route in netlink.dump_routes(family, table):
+                    if route.protocol == self._settings.routes.protocol:
+                        yield route
+
+    def _snapshot(self) -> list[str]:
+        path = Path(self._settings.state_dir, "last-good.json")
+        if not path.exists():
+            return []
+        if not self._dry_run:
+            path.unlink()
+        return [str(path)]
+
+    def _links(self) -> list[Link]:
+        with RouteSocket() as netlink:
+            return netlink.dump_links()
+
+    def _pod_interfaces(self) -> list[str]:
+        """Interfaces of pods that our conflist attached: ports of our bridge, or leases of pods attached by ptp."""
+        links = self._links()
+        bridges = {link.ifindex for link in links if link.name == self._settings.cni.bridge_name and link.kind == "bridge"}
+        ports = [link.name for link in links if link.master in bridges]
+        if self._settings.cni.plugin == "ptp":
+            ports += [link.name for link in links if link.kind == "veth" and not link.master]
+        return ports if ports and (bridges or self._lease_files()) else []
+
+    def _lease_files(self) -> list[Path]:
+        folder = Path(self._settings.cni.ipam_dir)
+        return [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(("last_", "lock"))]
+
+    def _shared(self) -> list[str]:
+        """What pods use, as far as it is there."""
+        things = [f"bridge {link.name}" for link in self._links() if self._is_bridge(link)]
+        if Path(self._settings.cni.ipam_dir).exists():
+            things.append(self._settings.cni.ipam_dir)
+        with contextlib.suppress(InstallError):
+            things += remove_installed(Path(self._settings.state_dir), Path(self._settings.cni.bin_dir), dry_run=True)
+        return things
+
+    def _is_bridge(self, link: Link) -> bool:
+        return link.name == self._settings.cni.bridge_name and link.kind == "bridge" and self._settings.cni.plugin == "bridge"
+
+    def _bridge(self) -> list[str]:
+        names = [link.name for link in self._links() if self._is_bridge(link)]
+        if names and not self._dry_run:
+            from pyroute2 import IPRoute
+
+            with IPRoute() as netlink:
+                for index in netlink.link_lookup(ifname=names[0]):
+                    netlink.link("del", index=index)
+        return [f"bridge {name}" for name in names]
+
+    def _leases(self) -> list[str]:
+        folder = Path(self._settings.cni.ipam_dir)
+        if not folder.is_dir() or folder.is_symlink():
+            return []
+        if not self._dry_run:
+            shutil.rmtree(folder)
+        return [str(folder)]
+
+    def _plugins(self) -> list[str]:
+        return remove_installed(Path(self._settings.state_dir), Path(self._settings.cni.bin_dir), dry_run=self._dry_run)
+
+    def _folders(self) -> list[str]:
+        """Remove the state folder, if nothing is left in it."""
+        folder = Path(self._settings.state_dir)
+        if self._dry_run or not folder.is_dir() or any(folder.iterdir()):
+            return []
+        try:
+            folder.rmdir()
+        except OSError:  # a mount point, as in a pod: empty is all that can be had
+            return []
+        return [str(folder)]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add --dry-run and --force."""
+    parser.add_argument("--config", metavar="FILE", help="the agent's configuration file")
+    parser.add_argument("--dry-run", action="store_true", help="say what would go; change nothing")
+    parser.add_argument("--force", action="store_true", help="also what pods still use: bridge, leases, CNI plugins")
+    add_output_argument(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Clean up; returns 0 if nothing of ours stays, 1 if something does. Raises ConfigError."""
+    settings = config.load(args.config)
+    cleanup = Cleanup(settings, dry_run=args.dry_run, force=args.force)
+    try:
+        with contextlib.nullcontext() if args.dry_run else hold_lock(Path(settings.run_dir)):
+            cleanup.run()
+    except FatalError as error:
+        print(f"pynet cleanup: {error}; stop the agent first", file=sys.stderr)
+        return 1
+    if not args.dry_run and not cleanup.stays:
+        _remove_run_dir(Path(settings.run_dir))
+    _print(cleanup, dry_run=args.dry_run, as_json=args.output == "json")
+    return 1 if cleanup.stays else 0
+
+
+def _remove_run_dir(folder: Path) -> None:
+    """Remove the lock file, and its folder if that is empty (in a pod it is a mount point, and stays)."""
+    with contextlib.suppress(OSError):
+        (folder / "agent.lock").unlink()
+        folder.rmdir()
+
+
+def _print(cleanup: Cleanup, *, dry_run: bool, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"dryRun": dry_run, "removed": cleanup.removed, "stays": cleanup.stays}, indent=2))
+        return
+    for thing in cleanup.removed:
+        print(f"{'would remove' if dry_run else 'removed'} {thing}")
+    for thing in cleanup.stays:
+        print(f"stays {thing}")
+    if not cleanup.removed and not cleanup.stays:
+        print("nothing of pynet's is here")
+
+
+def _words(route: Route) -> str:
+    return f"route {route.prefix} metric {route.metric}" + (f" table {route.table}" if route.table != 254 else "")

@@ -6,8 +6,10 @@ JSON over kept-alive HTTPS connections, one per thread: thousands of Nodes are m
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import socket
 import ssl
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from tests.support.netns import Namespace
 
@@ -41,6 +43,25 @@ class _Connection(http.client.HTTPSConnection):
     def connect(self) -> None:
         with self.namespace.entered():
             super().connect()
+
+
+class LineStream:
+    """The lines of an answer, as they arrive; ends when the server ends it or another thread closes it."""
+
+    def __init__(self, connection: _Connection, response: http.client.HTTPResponse) -> None:
+        self._connection = connection
+        self._response = response
+        self._socket = connection.sock
+        self._socket.settimeout(None)
+
+    def __iter__(self) -> Iterator[bytes]:
+        with contextlib.closing(self._connection), contextlib.suppress(OSError, http.client.HTTPException):
+            yield from self._response
+
+    def close(self) -> None:
+        """End it, also while another thread waits for a line."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
 
 class ApiClient:
@@ -131,13 +152,25 @@ class ApiClient:
         for _ in self._workers.map(do, items):
             pass
 
+    def stream(self, path: str) -> LineStream:
+        """GET with an answer that goes on, such as a watch, on a connection of its own."""
+        connection = self._new_connection()
+        connection.request("GET", path, None, {"Authorization": f"Bearer {self.token}", "Accept": JSON})
+        response = connection.getresponse()
+        if response.status >= 400:
+            raise RefusedError(response.status, _message(response.read()))
+        return LineStream(connection, response)
+
     def _connection(self) -> _Connection:
         connection: _Connection | None = getattr(self._local, "connection", None)
         if connection is None:
-            connection = _Connection(self.host, self.port, context=self._tls, timeout=30)
-            connection.namespace = self.namespace
-            self._local.connection = connection
-            self._opened.append(connection)
+            connection = self._local.connection = self._new_connection()
+        return connection
+
+    def _new_connection(self) -> _Connection:
+        connection = _Connection(self.host, self.port, context=self._tls, timeout=30)
+        connection.namespace = self.namespace
+        self._opened.append(connection)
         return connection
 
     @staticmethod

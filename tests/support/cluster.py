@@ -51,14 +51,21 @@ class Agent:
             "cni": {"confDir": str(self.conf_dir), "binDir": str(folder / "bin"), "ipamDir": str(folder / "ipam")},
         }
 
-    def start(self, *flags: str, wait: bool = True) -> None:
-        """Start the agent, and wait until it says that it is ready."""
+    def command(self, *flags: str) -> tuple[str, ...]:
+        """The agent's command line, its configuration written; ``flags`` go instead of --api-server and its files."""
         config = self.folder / "config.yaml"
         config.write_text(json.dumps(self.config))  # JSON is YAML
         api = flags or ("--api-server", self.url, "--token-file", str(self.token_file), "--ca-file", str(self.ca_file))
-        command = (sys.executable, "-m", "pynet", "agent", "--config", str(config), "--node-name", self.name, *api)
+        return (sys.executable, "-m", "pynet", "agent", "--config", str(config), "--node-name", self.name, *api)
+
+    def spawn(self, *command: str, **options: Any) -> None:
+        """Run a command as this node's agent: in its namespace, its words in the log."""
         with self.log.open("ab") as log:
-            self.process = self.namespace.popen(*command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self.process = self.namespace.popen(*command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **options)
+
+    def start(self, *flags: str, wait: bool = True) -> None:
+        """Start the agent, and wait until it says that it is ready."""
+        self.spawn(*self.command(*flags))
         if wait:
             self.await_ready()
 
@@ -172,21 +179,34 @@ class Cluster:
         names = [n["metadata"]["name"] for n in self.client.get(NODES)["items"]]
         self.client.each(lambda name: self.client.delete(f"{NODES}/{name}", absent_is_fine=True), names)
 
-    def join(self, name: str, *, length: int = 24, families: Sequence[int] = (4, 6)) -> Agent:
-        """A namespace on the Ethernet, 10.99.0.N/``length`` and fd99::N/64 for the next N; without Node object or agent."""
-        number = next(self._numbers)
+    def join(self, name: str, *, number: int = 0, length: int = 24, families: Sequence[int] = (4, 6)) -> Agent:
+        """A namespace on the Ethernet, 10.99.0.N/``length`` and fd99::N/64 (``number`` or the next); no Node object, no agent."""
+        number = number or next(self._numbers)
         namespace = Namespace()
         folder = self.folder / f"{name}-{time.monotonic_ns()}"
         self.agents[name] = agent = Agent(name, namespace, folder, self.plane.url, self.plane.ca_file)
-        self.switch.run("ip", "link", "add", f"p{number}", "type", "veth", "peer", "name", "eth0", "netns", namespace.name)
-        self.switch.run("ip", "link", "set", f"p{number}", "master", "br0", "up")
-        namespace.run("ip", "link", "set", "eth0", "up")
-        if 4 in families:
-            namespace.run("ip", "addr", "add", f"10.99.0.{number}/{length}", "dev", "eth0")
-        if 6 in families:
-            namespace.run("ip", "addr", "add", f"fd99::{number:x}/64", "dev", "eth0", "nodad")
         agent.token_file.write_text(self.plane.token())
+        self.wire(agent, number, length=length, families=families)
         return agent
+
+    def wire(self, agent: Agent, number: int, *, length: int = 24, families: Sequence[int] = (4, 6)) -> None:
+        """Give the node its interface: eth0, up, with the addresses of ``number``."""
+        run = agent.namespace.run
+        self.switch.run(
+            "ip", "link", "add", f"p{number}", "type", "veth", "peer", "name", "eth0", "netns", agent.namespace.name
+        )
+        self.switch.run("ip", "link", "set", f"p{number}", "master", "br0", "up")
+        run("ip", "link", "set", "eth0", "up")
+        if 4 in families:
+            run("ip", "addr", "add", f"10.99.0.{number}/{length}", "dev", "eth0")
+        if 6 in families:
+            run("ip", "addr", "add", f"fd99::{number:x}/64", "dev", "eth0", "nodad")
+
+    def leave(self, name: str) -> None:
+        """Undo `join`: the agent is killed, the namespace and its interface are gone when this returns."""
+        agent = self.agents.pop(name)
+        agent.namespace.run("ip", "link", "del", "eth0", check=False)
+        agent.namespace.close()
 
     def node(self, name: str, pod_cidrs: Sequence[str], *, start: bool = True, **options: Any) -> Agent:
         """A node with Node object and (if ``start``) a ready agent; its addresses are those of `join`."""

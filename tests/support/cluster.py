@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from tests.support.controlplane import ControlPlane
@@ -22,10 +23,17 @@ from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
 NODES = "/api/v1/nodes"
 PROTOCOL = "110"
+
+
+def plugin_folder() -> Path:
+    """Where the CNI plugins are. Raises FileNotFoundError with what to install."""
+    for folder in (Path("/usr/lib/cni"), Path("/opt/cni/bin")):
+        if (folder / "bridge").exists():
+            return folder
+    raise FileNotFoundError("no CNI plugins in /usr/lib/cni or /opt/cni/bin: apt-get install containernetworking-plugins")
 
 
 class Agent:
@@ -48,7 +56,7 @@ class Agent:
         self.config: dict[str, Any] = {
             "runDir": str(folder / "run"),
             "stateDir": str(folder / "state"),
-            "cni": {"confDir": str(self.conf_dir), "binDir": str(folder / "bin"), "ipamDir": str(folder / "ipam")},
+            "cni": {"confDir": str(self.conf_dir), "binDir": str(plugin_folder()), "ipamDir": str(folder / "ipam")},
         }
 
     def command(self, *flags: str) -> tuple[str, ...]:
@@ -180,7 +188,7 @@ class Cluster:
         self.client.each(lambda name: self.client.delete(f"{NODES}/{name}", absent_is_fine=True), names)
 
     def join(self, name: str, *, number: int = 0, length: int = 24, families: Sequence[int] = (4, 6)) -> Agent:
-        """A namespace on the Ethernet, 10.99.0.N/``length`` and fd99::N/64 (``number`` or the next); no Node object, no agent."""
+        """A namespace on the Ethernet, 10.99.0.N/``length`` and fd99::N/64 (``number`` or the next); no Node object yet."""
         number = number or next(self._numbers)
         namespace = Namespace()
         folder = self.folder / f"{name}-{time.monotonic_ns()}"

@@ -44,6 +44,9 @@ def eventually(condition: Callable[[], object], what: str = "", seconds: float =
     return time.monotonic() - began
 
 
+NO_GUARD = GuardSettings(1.0, 10**6)
+
+
 class NoEffects:
     """The rig is about routes: sysctls, rules and files have tests of their own."""
 
@@ -60,7 +63,17 @@ class NoEffects:
 class Rig:
     """A loop that runs in ``namespace``. ``feed`` gives it Node events, ``list`` a list."""
 
-    def __init__(self, namespace: Namespace, *, foreign="respect", interface="auto", table=254, resync=3600.0, rcvbuf=None, guard=GuardSettings(1.0, 10**6)):
+    def __init__(
+        self,
+        namespace: Namespace,
+        *,
+        foreign="respect",
+        interface="auto",
+        table=254,
+        resync=3600.0,
+        rcvbuf=None,
+        guard=NO_GUARD,
+    ):
         self.namespace = namespace
         self.errors: list[BaseException] = []
         self.relists = 0
@@ -75,12 +88,24 @@ class Rig:
         self.operations: list[tuple[str, str]] = []
         self.writer = RouteWriter(self.socket, lambda kind, result: self.operations.append((kind, result)))
         facts = Facts(
-            Desired(settings), fib, self.socket, self.inbox, EgressInterfaces(parse_interface(interface)), ClusterFacts,
-            load_snapshot=dict, snapshot_at=float("inf"),
+            Desired(settings),
+            fib,
+            self.socket,
+            self.inbox,
+            egress=EgressInterfaces(parse_interface(interface)),
+            cluster=ClusterFacts,
+            load_snapshot=dict,
+            snapshot_at=float("inf"),
         )
         self.loop = Loop(
-            facts, self.writer, Differ(110, foreign, self.writer.programmed), NoEffects(), guard=guard,
-            relist=self._relist, observer=lambda *seen: self.passes.append(seen), resync_seconds=resync,
+            facts,
+            self.writer,
+            Differ(110, foreign, self.writer.programmed),
+            NoEffects(),
+            guard=guard,
+            relist=self._relist,
+            observer=lambda *seen: self.passes.append(seen),
+            resync_seconds=resync,
             log=structlog.get_logger(),
         )
         self.desired = facts.desired
@@ -100,7 +125,9 @@ class Rig:
     def list(self, *nodes: NodeFacts, own=OWN_FACTS, complete=True, consistent=True, started=None) -> None:
         now = time.monotonic()
         every = {n.name: n for n in ((own, *nodes) if own else nodes)}
-        self.inbox.put_list(NodeList(every, consistent=consistent, complete=complete and own is not None, started=started or now, received=now))
+        self.inbox.put_list(
+            NodeList(every, consistent=consistent, complete=complete and own is not None, started=started or now, received=now)
+        )
 
     def feed(self, node: NodeFacts) -> None:
         self.inbox.put_change(node.name, NodeChange(node, node.uid, time.monotonic()))

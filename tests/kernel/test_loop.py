@@ -98,7 +98,7 @@ def test_a_foreign_route_at_the_same_prefix_is_left_alone_and_named(node, dst, h
     node.run("ip", "route", "add", dst, "via", other, "metric", "50", "proto", "static")
     with running(node, peer(1)) as rig:
         assert rig.has(dst, hop), "a better foreign route does not keep ours out"
-        (rival, withheld), = rig.loop.rivals.values()
+        ((rival, withheld),) = rig.loop.rivals.values()
         assert (rival.metric, withheld) == (50, False)
         rig.drop(peer(1))
         eventually(lambda: not rig.has(dst))
@@ -217,7 +217,16 @@ def test_all_routes_come_back_after_the_address_was_removed_and_added(node):
             node.run("ip", "address", "del", address, "dev", "eth0")
         eventually(lambda: rig.state("node-1") == rig.state("node-1", 6) == "unreachable")
         for address in ("10.99.0.1/24", "fd99::1/64"):
-            node.run("ip", "address", "add", address, "dev", "eth0", "nodad" if ":" in address else "brd", *([] if ":" in address else ["+"]))
+            node.run(
+                "ip",
+                "address",
+                "add",
+                address,
+                "dev",
+                "eth0",
+                "nodad" if ":" in address else "brd",
+                *([] if ":" in address else ["+"]),
+            )
         eventually(lambda: len(rig.routes(4, type="unicast")) == len(rig.routes(6, type="unicast")) == 40)
 
 
@@ -233,7 +242,12 @@ def test_all_routes_come_back_after_the_interface_was_deleted_and_created_under_
 
 
 def up(netns):
-    for command in ("link set eth0 up", "link set far up", "address add 10.99.0.1/24 dev eth0", "address add fd99::1/64 dev eth0 nodad"):
+    for command in (
+        "link set eth0 up",
+        "link set far up",
+        "address add 10.99.0.1/24 dev eth0",
+        "address add fd99::1/64 dev eth0 nodad",
+    ):
         netns.run("ip", *command.split())
 
 
@@ -283,7 +297,12 @@ def test_noprefixroute_with_a_link_route_is_on_link(netns):
 
 
 def test_one_bad_peer_does_not_stop_the_others(node):
-    bad = [peer(5, cidr="0.0.0.0/0"), peer(6, cidr="10.99.0.0/24"), peer(7, cidr="x/y"), peer(8, ip="10.99.0.255", cidr="10.244.8.0/24")]
+    bad = [
+        peer(5, cidr="0.0.0.0/0"),
+        peer(6, cidr="10.99.0.0/24"),
+        peer(7, cidr="x/y"),
+        peer(8, ip="10.99.0.255", cidr="10.244.8.0/24"),
+    ]
     with running(node, *bad, peer(1)) as rig:
         assert rig.has(V4, HOP4)
         assert "10.244.8.0/24" in str(rig.desired.routes.keys()) or rig.writer.failures
@@ -336,7 +355,11 @@ def test_an_interface_that_does_not_carry_the_peers_makes_them_unreachable(node)
 
 def test_pods_coming_and_going_cost_no_full_pass(node):
     node.run("ip", "link", "add", "pynet0", "type", "bridge")
-    for command in ("link set pynet0 up", "address add 10.244.0.1/24 dev pynet0", "address add fd00:244::1/64 dev pynet0 nodad"):
+    for command in (
+        "link set pynet0 up",
+        "address add 10.244.0.1/24 dev pynet0",
+        "address add fd00:244::1/64 dev pynet0 nodad",
+    ):
         node.run("ip", *command.split())
     with running(node, peer(1)) as rig:
         count = len(rig.passes)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from pynet.core.addresses import contains, overlap, parse_address, parse_prefix
 from pynet.core.desired import Desired, Settings, spread_metric
 from pynet.core.model import RTN_UNREACHABLE, UNREACHABLE_METRIC, NodeFacts, Prefix
+
 from tests.unit.strategies import OWN, OWN_FACTS, events, host, hosts
 
 SETTINGS = Settings(OWN)
@@ -145,7 +145,9 @@ def test_equal_age_is_decided_by_uid():
 def test_who_clashes_only_with_a_loser_wins():
     big = peer("big", "10.244.0.0/17", "10.99.0.4", created=20)
     at = world(own=NodeFacts(OWN, "u", 1, ("10.200.0.0/24",), ("10.99.0.1",)))
-    at.update({"big": big, "old": peer("old", "10.244.1.0/24", created=10), "late": peer("late", "10.244.2.0/24", "10.99.0.3", 30)})
+    at.update(
+        {"big": big, "old": peer("old", "10.244.1.0/24", created=10), "late": peer("late", "10.244.2.0/24", "10.99.0.3", 30)}
+    )
     assert [at.verdicts[n, 4].state for n in ("old", "big", "late")] == ["accepted", "rejected", "accepted"]
 
 

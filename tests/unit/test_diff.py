@@ -6,7 +6,6 @@ import errno
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from pynet.core.addresses import parse_address, parse_prefix
 from pynet.core.diff import Differ
 from pynet.core.guard import GuardSettings, too_many
@@ -59,7 +58,7 @@ def want(prefix: Prefix, metric=120, gateway=0, oif=2) -> Route:
 @st.composite
 def kernel_routes(draw, prefix: Prefix):
     """Up to four distinct routes at ``prefix``: ours, stale ones of ours, foreign ones, also at our key."""
-    rows = draw(
+    return draw(
         st.lists(
             st.builds(
                 Route,
@@ -78,7 +77,6 @@ def kernel_routes(draw, prefix: Prefix):
             unique_by=(lambda r: (r.metric, r.gateway, r.oif)) if prefix.family == 4 else (lambda r: r.metric),
         )
     )
-    return rows
 
 
 worlds = st.sampled_from([P4, P6]).flatmap(
@@ -100,7 +98,7 @@ def run(prefix, rows, goal, programmed, policy):
 @settings(max_examples=300, deadline=None)
 def test_the_plan_is_accepted_and_a_second_plan_is_empty(world, policy):
     prefix, rows, goal, programmed = world
-    table, differ, desired, plan, errors = run(prefix, rows, goal, programmed, policy)
+    table, differ, desired, _, errors = run(prefix, rows, goal, programmed, policy)
     assert errors == {}
     assert differ.plan([prefix], desired, table.routes).operations == []
 
@@ -134,9 +132,7 @@ def test_foreign_routes_are_never_in_a_plan_but_at_a_key_that_this_process_progr
             assert route.protocol == OURS or (programmed and route.metric == key)
         if kind == "replace":
             replaced = next(r for r in rows if r.metric == route.metric)
-            assert replaced.protocol == OURS or programmed or any(
-                r.protocol == OURS and r.metric == route.metric for r in rows
-            )
+            assert replaced.protocol == OURS or programmed or any(r.protocol == OURS and r.metric == route.metric for r in rows)
 
 
 @given(worlds)
@@ -199,7 +195,9 @@ def test_beside_a_better_foreign_route_ours_is_added_and_the_conflict_named():
 
 def test_multipath_at_our_key_is_drift_if_we_programmed_it_and_a_conflict_if_not():
     mixed = want(P6)._replace(protocol=STATIC, multipath=True)
-    assert Differ(OURS, "respect", {P6: want(P6)}).plan([P6], {P6: want(P6)}, {P6: (mixed,)}).adds == [Operation("replace", want(P6))]
+    assert Differ(OURS, "respect", {P6: want(P6)}).plan([P6], {P6: want(P6)}, {P6: (mixed,)}).adds == [
+        Operation("replace", want(P6))
+    ]
     assert Differ(OURS, "respect", {}).plan([P6], {P6: want(P6)}, {P6: (mixed,)}).rivals == {P6: (mixed, True)}
 
 
@@ -211,7 +209,10 @@ def test_the_bridge_route_beside_our_unreachable_route_is_no_conflict():
 
 
 def departures(n, family=4):
-    prefixes = [Prefix(bytes([10, 1, i, 0]) if family == 4 else bytes([0xFD, *bytes(6), i]) + bytes(8), 24 if family == 4 else 64) for i in range(n)]
+    prefixes = [
+        Prefix(bytes([10, 1, i, 0]) if family == 4 else bytes([0xFD, *bytes(6), i]) + bytes(8), 24 if family == 4 else 64)
+        for i in range(n)
+    ]
     return [Operation("delete", Route(p, 100)) for p in prefixes]
 
 

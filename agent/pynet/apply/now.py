@@ -6,8 +6,10 @@ from typing import NamedTuple
 
 
 class Now(NamedTuple):
-    """The state after a pass, as far as effects depend on it. ``settled``: a pass over everything was verified; ``complete``: it
-    follows from a complete list; ``advertised``: indexes of interfaces with a default route from router advertisements.
+    """The state after a pass, as far as effects depend on it.
+
+    ``settled``: a pass over everything was verified; ``complete``: it follows from a complete list; ``verified``: so was the
+    last pass; ``advertised``: indexes of interfaces with a default route from router advertisements.
     """
 
     settled: bool

@@ -80,7 +80,7 @@ def _make(settings: config.Config, name: str, api: Api) -> tuple[Plan, Facts]:
             Fib(netlink, monitor, table=routes.table, protocol=routes.protocol),
             netlink,
             inbox,
-            EgressInterfaces(settings.interface_choice),
+            egress=EgressInterfaces(settings.interface_choice),
             cluster=lambda: cluster,
             load_snapshot=dict,
             snapshot_at=float("inf"),

@@ -56,6 +56,7 @@ class Facts:
         fib: Fib,
         socket: RouteSocket,
         inbox: NodeInbox,
+        *,
         egress: EgressInterfaces,
         cluster: Callable[[], ClusterFacts],
         load_snapshot: Callable[[], Mapping[str, NodeFacts]],
@@ -124,7 +125,7 @@ class Facts:
         return bool(self._postponed)
 
     def look_at(self, now: float) -> float:
-        """When to look again although nothing may have come: soon, as long as a failing API server may call for the snapshot."""
+        """When to look again though nothing may have come: soon, while a failing API server may call for the snapshot."""
         undecided = self.source == "none" and self.snapshot_at < _NEVER
         return now + _IMPATIENCE if undecided or (self.source == "api" and not self.sufficient) else _NEVER
 

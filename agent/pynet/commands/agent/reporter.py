@@ -33,7 +33,7 @@ class Reporter:
 
     def __init__(
         self, metrics: Metrics, inbox: NodeInbox, server: Callable[[], str], log: structlog.typing.FilteringBoundLogger
-    ):
+    ) -> None:
         self.board = StatusBoard(self._describe)
         self.problems: Callable[[], tuple[str, ...]] = tuple
         self.snapshot_time = 0.0
@@ -147,6 +147,7 @@ class Reporter:
         own, held, last = loop.facts.desired.own, loop.held, loop.last_pass
         parts = effects.parts if effects else None
         now, ticks = time.time(), time.monotonic()
+        passed = PassStatus(last.time, last.seconds, last.trigger, last.operations, last.verified, last.error) if last else None
         return Status(
             node=NodeStatus(
                 loop.facts.desired.settings.own_name, own.uid, own.known, tuple(map(str, own.cidrs)),
@@ -155,7 +156,7 @@ class Reporter:
             api=self._api(loop, now - ticks),
             sysctls=tuple(SysctlStatus(s.name, s.want, s.have, s.error, s.ok) for s in effects.sysctls) if effects else (),
             held=HeldStatus(held.routes, held.reason, held.since + now - ticks) if held else None,
-            last_pass=PassStatus(last.time, last.seconds, last.trigger, last.operations, last.verified, last.error) if last else None,
+            last_pass=passed,
             settled=loop.settled,
             problems=tuple(self._problems()),
             started=self._started,

@@ -138,8 +138,8 @@ class Agent:
             fib,
             self._socket,
             self._inbox,
-            EgressInterfaces(config.interface_choice),
-            self._cluster.facts,
+            egress=EgressInterfaces(config.interface_choice),
+            cluster=self._cluster.facts,
             load_snapshot=self._load_snapshot,
             snapshot_at=time.monotonic() + SNAPSHOT_AFTER,
         )

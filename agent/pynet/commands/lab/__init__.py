@@ -30,13 +30,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kubeconfig", default="", metavar="FILE", help="a real cluster's Node API, not the embedded one")
     parser.add_argument("--keep", action="store_true", help="leave the lab up and print commands to try")
     parser.add_argument("--output", choices=["text", "json"], default="text", help="what to print (default text)")
-    later = parser.add_argument_group("with a lab that --keep or a crash left (N: its number, else the last one)")
+    later = parser.add_argument_group("with a lab that --keep or a crash left")
     exclusive = later.add_mutually_exclusive_group()
-    number: dict[str, Any] = {"nargs": "?", "type": _number(10**6), "const": 0, "metavar": "N"}
-    exclusive.add_argument("--check", **number, help="its picture, routes and pings again")
-    exclusive.add_argument("--clean", **number, help="remove it (without N: all that nobody is at)")
+    exclusive.add_argument("--check", action="store_true", help="its picture, routes and pings again")
+    exclusive.add_argument("--clean", action="store_true", help="remove it")
     exclusive.add_argument("--remove-node", metavar="NAME", help="delete a Node object")
     exclusive.add_argument("--add-node", metavar="NAME", help="create it again")
+    later.add_argument(
+        "--lab", type=_number(10**6), default=0, metavar="N", help="which (default: the last; --clean: all that nobody is at)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

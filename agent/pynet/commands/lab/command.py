@@ -26,19 +26,18 @@ COLUMNS: Final = 120
 
 def run(arguments: argparse.Namespace, families: tuple[Family, ...]) -> int:
     """Do what the flags say; return the exit status. Raises LabError."""
-    if arguments.clean is not None:
-        return _clean(arguments.clean, arguments.output)
-    if arguments.check is not None:
-        return _check(_kept(arguments.check), arguments.output)
+    if arguments.clean:
+        return _clean(arguments.lab, arguments.output)
+    if not (arguments.check or arguments.remove_node or arguments.add_node):
+        return _new(arguments, families)
+    kept = _kept(arguments.lab)
+    if arguments.check:
+        return _check(kept, arguments.output)
     if arguments.remove_node:
-        kept = _kept(0)
         agents.unregister(kept.plan, _node(kept.plan, arguments.remove_node).name)
-        return 0
-    if arguments.add_node:
-        kept = _kept(0)
+    else:
         agents.register(kept.plan, [_node(kept.plan, arguments.add_node)], kept.token)
-        return 0
-    return _new(arguments, families)
+    return 0
 
 
 def _new(arguments: argparse.Namespace, families: tuple[Family, ...]) -> int:
@@ -153,7 +152,7 @@ def _node(plan: Plan, name: str) -> NodePlan:
 
 def commands_to_try(lab: Lab) -> str:
     """Say what can be tried with a lab that is left up."""
-    plan, me = lab.plan, sys.argv[0]
+    plan, me, which = lab.plan, sys.argv[0], f"--lab {lab.plan.number}"
     first, last = plan.nodes[0], plan.nodes[-1]
     enter = f"ip netns exec {first.namespace}"
     route, there = f"ip -n {first.namespace} route", last.pod_cidrs[0]
@@ -167,13 +166,13 @@ def commands_to_try(lab: Lab) -> str:
             f"{route} del {there}; sleep 0.1; {route} show {there}",
         ),
         ("what the agent would do now", f"{enter} {me} plan {agent}"),
-        ("remove a node: its routes go everywhere", f"{me} lab --remove-node {last.name}"),
-        ("and take it back", f"{me} lab --add-node {last.name}"),
+        ("remove a node: its routes go everywhere", f"{me} lab --remove-node {last.name} {which}"),
+        ("and take it back", f"{me} lab --add-node {last.name} {which}"),
         ("stop the Node API; the network stays", f"kill -STOP {api}"),
         ("and let it go on", f"kill -CONT {api}"),
-        ("picture, routes and pings again", f"{me} lab --check {plan.number}"),
+        ("picture, routes and pings again", f"{me} lab --check {which}"),
         ("the agent's log", f"tail -f {first.log_file}"),
-        ("remove the lab", f"{me} lab --clean {plan.number}"),
+        ("remove the lab", f"{me} lab --clean {which}"),
     ]
     width = max(len(words) for words, _ in tries)
     return "\n".join(["", "the lab stays up; to try (as root):", *(f"  {words:<{width}}   {line}" for words, line in tries)])

@@ -5,10 +5,12 @@ Needs Linux 4.20 (NETLINK_GET_STRICT_CHK). pyroute2 can do the same and much mor
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import itertools
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, Self
 
 from pynet.core.model import Family, HostAddress, Link, Operation, Route, format_address
@@ -17,15 +19,15 @@ from pynet.drivers.rtwire import AddressEvent, Event, LinkEvent, Message, Netcon
 
 __all__ = ["AddressEvent", "Event", "LinkEvent", "Monitor", "Netconf", "NetlinkError", "Overrun", "RouteEvent", "RouteSocket"]
 
-_SOL_NETLINK, _ADD_MEMBERSHIP, _CAP_ACK, _EXT_ACK, _GET_STRICT_CHK = 270, 1, 10, 11, 12
+_SOL_NETLINK, _ADD_MEMBERSHIP, _DROP_MEMBERSHIP, _CAP_ACK, _EXT_ACK, _GET_STRICT_CHK = 270, 1, 2, 10, 11, 12
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
-_GROUPS: Final = (1, 5, 7, 9, 11, 24, 25)  # LINK; IPV4_IFADDR, _ROUTE; IPV6_IFADDR, _ROUTE; IPV4_NETCONF, IPV6_NETCONF
+_IPV6_ROUTE: Final = 11
+_GROUPS: Final = (1, 5, 7, 9, _IPV6_ROUTE, 24, 25)  # the others: LINK, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV4/6_NETCONF
 _DATAGRAM: Final = 65536  # the kernel makes none longer than 32 KiB
 _BUFFER: Final = 4 << 20
 _BATCH: Final = 500
-_TRIES: Final = 10
+_TRIES: Final = 8
 _SKIP_STATISTICS: Final = struct.pack("=HHI", 8, 29, 8)  # IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS: two thirds of a link
-_LOST: Final = frozenset({errno.ENOBUFS, errno.EMSGSIZE, errno.EBADMSG})
 _NO_WAY: Final = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL})
 _REQUESTS: Final = {
     "add": (rtwire.RTM_NEWROUTE, rtwire.NLM_F_CREATE | rtwire.NLM_F_EXCL),
@@ -52,12 +54,35 @@ def _open(receive_buffer: int) -> socket.socket:
 
 def _receive(opened: socket.socket, flags: int = 0) -> bytes:
     while True:
-        buffer, _, received, sender = opened.recvmsg(_DATAGRAM, 0, flags)
-        if sender[0]:
-            continue  # another process, with CAP_NET_ADMIN, plays the kernel
-        if received & socket.MSG_TRUNC:
-            raise OSError(errno.EMSGSIZE, f"netlink message longer than {_DATAGRAM} bytes")
-        return buffer
+        buffer, _, received, (sender, _) = opened.recvmsg(_DATAGRAM, 0, flags)
+        if sender == 0:  # else another process, with CAP_NET_ADMIN, plays the kernel
+            if received & socket.MSG_TRUNC:
+                raise OSError(errno.EMSGSIZE, f"netlink message longer than {_DATAGRAM} bytes")
+            return buffer
+
+
+def _waiting(opened: socket.socket) -> tuple[list[bytes], str]:
+    """Every datagram that waits, and in what way any was lost ("": none was)."""
+    buffers, lost = [], ""
+    while True:
+        try:
+            buffers.append(_receive(opened, socket.MSG_DONTWAIT))
+        except BlockingIOError:
+            return buffers, lost
+        except OSError as error:
+            if error.errno not in {errno.ENOBUFS, errno.EMSGSIZE}:
+                raise
+            lost = error.strerror or "lost"
+
+
+@contextlib.contextmanager
+def _explained(doing: str) -> Iterator[None]:
+    try:
+        yield
+    except BlockingIOError:
+        raise NetlinkError(errno.ETIMEDOUT, "the kernel does not answer", doing) from None
+    except OSError as error:
+        raise NetlinkError(error.errno or errno.EIO, error.strerror or "", doing) from error
 
 
 class RouteSocket:
@@ -69,8 +94,9 @@ class RouteSocket:
         self._socket = _open(receive_buffer)
         for option in (_CAP_ACK, _EXT_ACK, _GET_STRICT_CHK):
             self._socket.setsockopt(_SOL_NETLINK, option, 1)
-        seconds, rest = divmod(timeout, 1)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", int(seconds), int(rest * 1e6)))
+        timeval = struct.pack("@ll", int(timeout), int(timeout % 1 * 1e6))
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
+        self._watch = Monitor(groups=(), receive_buffer=_DATAGRAM)
         self._sequence = 0
         self.portid: int = self._socket.getsockname()[0]  # our name in notifications of what we did
 
@@ -81,23 +107,30 @@ class RouteSocket:
         self.close()
 
     def close(self) -> None:
-        """Close the socket; again is no harm."""
+        """Close it; again is no harm."""
         self._socket.close()
+        self._watch.close()
 
     def dump_routes(self, family: Family, table: int) -> Iterator[Route]:
         """Every route of one table, of any protocol; at one prefix in the kernel's order of preference. None if no such table.
 
         All is read at the call, and held as bytes: a route is decoded when it is asked for.
         """
-        body, number = rtwire.encode_dump_routes(family, table), rtwire.AF[family]
+        if family == 4:
+            return self._routes(family, table)
+        # When a route goes and another comes, an IPv6 dump loses its place, says nothing, and leaves out routes that were there
+        # all the time (Linux 6.18). What one attempt under change left out, another has.
+        attempts: list[Iterator[Route]] = []
+        self._watch.listen((_IPV6_ROUTE,))
         try:
-            dumped = self._dump(rtwire.RTM_GETROUTE, body, f"dump IPv{family} routes of table {table}")
-        except NetlinkError as error:
-            if error.errno != errno.ENOENT:
-                raise
-            return iter(())
-        is_route, decode = rtwire.is_route, rtwire.decode_route
-        return (decode(buffer, at, end) for buffer, at, end in dumped if is_route(buffer, at, end, number))
+            self._saw_change(table)
+            while len(attempts) < _TRIES:
+                attempts.append(self._routes(family, table))
+                if not self._saw_change(table):
+                    return attempts[-1]
+        finally:
+            self._watch.listen((_IPV6_ROUTE,), on=False)
+        return iter(dict.fromkeys(itertools.chain.from_iterable(attempts)))
 
     def dump_links(self) -> list[Link]:
         """Every network interface."""
@@ -152,37 +185,33 @@ class RouteSocket:
                     break
         return errors
 
+    def _routes(self, family: Family, table: int) -> Iterator[Route]:
+        body, number = rtwire.encode_dump_routes(family, table), rtwire.AF[family]
+        dumped = self._dump(rtwire.RTM_GETROUTE, body, f"dump IPv{family} routes of table {table}")
+        return (rtwire.decode_route(*message) for message in dumped if rtwire.is_route(*message, number))
+
+    def _saw_change(self, table: int) -> bool:
+        try:
+            return any(isinstance(event, RouteEvent) and event.route.table == table for event in self._watch.read())
+        except Overrun:
+            return True
+
     def _number(self, count: int) -> int:
-        if self._sequence + count > 0xFFFFFFFF:
-            self._sequence = 0
-        first = self._sequence + 1
-        self._sequence += count
+        first = self._sequence % 0xF0000000 + 1  # 32 bits in the header
+        self._sequence = first + count - 1
         return first
 
     def _send(self, data: bytes, doing: str) -> None:
-        """Throw away what an earlier request left behind (a dump that was given up goes on in the kernel until it is read)."""
-        while True:
-            try:
-                _receive(self._socket, socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                break
-            except OSError as error:
-                if error.errno not in _LOST:
-                    raise NetlinkError(error.errno or errno.EIO, "", doing) from error
-        try:
+        with _explained(doing):
+            # What an earlier request left: a dump that was given up goes on in the kernel, and bars the next, until it is read.
+            _waiting(self._socket)
             self._socket.send(data)
-        except OSError as error:
-            raise NetlinkError(error.errno or errno.EIO, "", doing) from error
 
     def _answers(self, first: int, count: int, doing: str) -> Iterator[tuple[bytes, Message]]:
         """What the kernel says to the ``count`` requests from number ``first``; the caller knows when it is enough."""
         while True:
-            try:
+            with _explained(doing):
                 buffer = _receive(self._socket)
-            except BlockingIOError:
-                raise NetlinkError(errno.ETIMEDOUT, "the kernel does not answer", doing) from None
-            except OSError as error:
-                raise NetlinkError(error.errno or errno.EIO, error.strerror or "", doing) from error
             for message in rtwire.messages(buffer):
                 if message[3] == self.portid and 0 <= message[2] - first < count:
                     yield buffer, message
@@ -198,7 +227,7 @@ class RouteSocket:
                 interrupted |= message[1] & rtwire.NLM_F_DUMP_INTR
                 if message[0] in {rtwire.NLMSG_DONE, rtwire.NLMSG_ERROR}:
                     code, text = rtwire.decode_error(buffer, message)
-                    if code:
+                    if code not in {0, errno.ENOENT}:  # the latter: there is no such table
                         raise NetlinkError(code, text, doing)
                     break
                 if not buffers or buffers[-1] is not buffer:
@@ -209,9 +238,8 @@ class RouteSocket:
 
 
 def _contents(buffers: list[bytes]) -> Iterator[tuple[bytes, int, int]]:
-    buffers.reverse()
-    while buffers:
-        buffer = buffers.pop()
+    for i, buffer in enumerate(buffers):
+        buffers[i] = b""  # 70 to 140 bytes a route: held no longer than needed
         for kind, _, _, _, at, end in rtwire.messages(buffer):
             if kind != rtwire.NLMSG_DONE:
                 yield buffer, at, end
@@ -228,10 +256,9 @@ def _encode(operation: Operation, sequence: int, *, acknowledge: bool) -> bytes:
 class Monitor:
     """The kernel's notifications of links, addresses, routes and forwarding, from now on; a context manager. Never blocks."""
 
-    def __init__(self, *, receive_buffer: int = _BUFFER) -> None:
+    def __init__(self, *, groups: Iterable[int] = _GROUPS, receive_buffer: int = _BUFFER) -> None:
         self._socket = _open(receive_buffer)
-        for group in _GROUPS:
-            self._socket.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
+        self.listen(groups)
 
     def __enter__(self) -> Self:
         return self
@@ -240,32 +267,29 @@ class Monitor:
         self.close()
 
     def close(self) -> None:
-        """Close the socket; again is no harm."""
+        """Close it; again is no harm."""
         self._socket.close()
 
     def fileno(self) -> int:
         """For poll: readable when notifications wait, or were lost."""
         return self._socket.fileno()
 
+    def listen(self, groups: Iterable[int], *, on: bool = True) -> None:
+        """Join or leave groups of notifications, by number."""
+        for group in groups:
+            self._socket.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP if on else _DROP_MEMBERSHIP, group)
+
     def read(self) -> list[Event]:
         """The notifications that wait, oldest first; none if there are none. Raises Overrun if any was lost or makes no sense.
 
-        After an overrun the kernel sends nothing until all that waits has been read, so that is thrown away first.
+        After a loss the kernel sends nothing until all that waits has been read, so that is thrown away first.
         """
-        events: list[Event] = []
-        lost = ""
-        while True:
-            try:
-                buffer = _receive(self._socket, socket.MSG_DONTWAIT)
-                decoded = [rtwire.decode_event(buffer, message) for message in rtwire.messages(buffer)]
-            except BlockingIOError:
-                break
-            except OSError as error:
-                if error.errno not in _LOST:
-                    raise NetlinkError(error.errno or errno.EIO, "", "read notifications") from error
-                lost = error.strerror or "overrun"
-                continue
-            events += [event for event in decoded if event]
+        with _explained("read notifications"):
+            buffers, lost = _waiting(self._socket)
         if lost:
             raise Overrun(lost)
-        return events
+        try:
+            events = [rtwire.decode_event(buffer, message) for buffer in buffers for message in rtwire.messages(buffer)]
+        except NetlinkError as error:
+            raise Overrun(str(error)) from error
+        return [event for event in events if event]

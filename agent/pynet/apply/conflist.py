@@ -171,10 +171,8 @@ class Conflist:
         if not is_right(path, content):
             undone = self._placed == (path, content)
             now = time.monotonic()
-            if undone and (wait := self._contest.wait(now)):
-                raise ConflistError(
-                    f"another program keeps changing {path}: put back {self._contest.count} times, again in {wait:.0f} s"
-                )
+            if undone and self._contest.wait(now):
+                raise ConflistError(f"another program keeps changing {path}: {self._contest}")
             put(path, content)
             if undone:
                 self._contest.put_back(now)

@@ -1,0 +1,237 @@
+"""Keeps table ``inet pynet`` as a `Ruleset` says, in threads of its own: one that applies, one that watches for others."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from pynet.apply.applier import Applier
+from pynet.apply.ruleset import FAMILY, NAME, Ruleset, Table, difference, is_whole, parse, plan, render, replacement
+from pynet.apply.tablewatch import TableWatch
+from pynet.core.fights import Fights
+from pynet.drivers.command import CommandError, MissingError
+from pynet.drivers.nftables import Command, OwnTransactions, TableChange, generation, list_table, transact
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import structlog
+
+KIND: Final = "masquerade"
+_DEBOUNCE: Final = 0.05  # seconds
+
+
+class ContestedError(Exception):
+    """Somebody keeps undoing what we put right; we leave it alone for a while."""
+
+
+class _Drift(NamedTuple):
+    what: str
+    who: str
+    since: float
+
+
+class Masquerade:
+    """Table ``inet pynet`` in the network namespace of the thread that submits first.
+
+    ``on_result(name, error)``: as of Applier. ``on_drift(kind, seconds)`` is called after a repair, with the time since the
+    kernel announced the change, or since we found it. Both in threads of ours: they must not block or raise.
+    """
+
+    def __init__(
+        self,
+        on_result: Callable[[str, str], None],
+        on_drift: Callable[[str, float], None],
+        log: structlog.typing.FilteringBoundLogger,
+    ) -> None:
+        self._on_drift = on_drift
+        self._log = log
+        self._own = OwnTransactions()
+        self._applier = Applier(KIND, self._converge, on_result=on_result, debounce=_DEBOUNCE)
+        self._watch = TableWatch(frozenset({(FAMILY, NAME)}), self._own, self._changed, self._lost)
+        self._lock = threading.Lock()
+        self._drift: _Drift | None = None  # what somebody else did, not yet repaired
+        self._doubt = ""  # why the kernel may hold something else than we think
+        # From here on: the applier's thread only.
+        self._fights = Fights()
+        self._rendered: tuple[Ruleset, Table | None] | None = None
+        self._held: Table | None = None  # what the kernel holds, if we know:
+        self._known = False
+        self._compared = -1  # the generation of the rules at which that was last compared with the kernel's own
+        self._alias: tuple[Mapping[str, Any], Mapping[str, Any]] | None = None  # what nft lists, for what we wrote
+
+    @property
+    def ok(self) -> bool:
+        """Whether the last attempt succeeded."""
+        return self._applier.ok
+
+    @property
+    def error(self) -> str:
+        """Why not, in one line."""
+        return self._applier.error
+
+    def submit(self, ruleset: Ruleset) -> None:
+        """Have the kernel hold the table for ``ruleset``. Returns at once."""
+        self._applier.submit(ruleset)
+
+    def resync(self) -> None:
+        """Compare the kernel's table with what it should be, and mend it. Returns at once."""
+        self._suspect("resync")
+
+    def ready_for(self, ruleset: Ruleset) -> bool:
+        """Whether ``ruleset`` was the last one submitted, and the kernel holds it."""
+        return self._applier.settled(ruleset)
+
+    def stop(self, timeout: float = 1.0) -> bool:
+        """End both threads and leave the table in place; True if they ended within ``timeout`` seconds."""
+        deadline = time.monotonic() + timeout
+        ended = self._applier.stop(timeout)
+        return self._watch.stop(max(0.0, deadline - time.monotonic())) and ended
+
+    def _changed(self, changes: list[TableChange], who: str) -> None:
+        """Called by the watch: somebody else changed our table."""
+        with self._lock:
+            if self._drift is not None:
+                return  # about to be repaired, or in a fight's pause
+            self._drift = _Drift(", ".join(dict.fromkeys(map(str, changes[:3]))), who, time.monotonic())
+        self._applier.retry()
+
+    def _lost(self, why: str) -> None:
+        """Called by the watch: something may have happened."""
+        self._log.warning("masquerade_events_lost", reason=why)
+        self._suspect(why)
+
+    def _suspect(self, why: str) -> None:
+        with self._lock:
+            self._doubt = self._doubt or why
+        self._applier.retry()
+
+    def _converge(self, ruleset: Ruleset) -> None:
+        """Make the kernel hold the table for ``ruleset``. Raises CommandError, OSError, ContestedError."""
+        if self._rendered is None or self._rendered[0] is not ruleset:
+            self._rendered = ruleset, render(ruleset)
+        wanted = self._rendered[1]
+        if wanted is not None:
+            self._start_watch()
+        with self._lock:
+            drift, self._drift = self._drift, None
+            doubt, self._doubt = self._doubt, ""
+        try:
+            self._mend(wanted, drift, doubt)
+        except MissingError:
+            if wanted is not None:
+                raise  # else: masquerading is off, and there is no nft that could have made a table
+        except Exception:
+            with self._lock:
+                self._drift = self._drift or drift
+                self._doubt = self._doubt or doubt
+            raise
+
+    def _mend(self, wanted: Table | None, drift: _Drift | None, doubt: str) -> None:
+        self._hold_back(drift)
+        if drift is None:
+            drift = self._look(doubt)
+        generation_of_ours = 0
+        if commands := replacement(wanted) if drift else plan(self._held, wanted):
+            generation_of_ours = self._write(commands, wanted)
+        if drift is not None:
+            self._repaired(drift)
+        if generation_of_ours:
+            self._confirm(generation_of_ours)
+
+    def _start_watch(self) -> None:
+        try:
+            self._watch.start()
+        except OSError as error:  # the resync repairs too, if later
+            self._log.warning("masquerade_watch_failed", reason=error.strerror)
+
+    def _hold_back(self, drift: _Drift | None) -> None:
+        """Raises ContestedError while a fight's pause lasts."""
+        now = time.monotonic()
+        if until := self._fights.not_before(KIND, now):
+            last = f" (last: {drift.what}, by {drift.who})" if drift else ""
+            raise ContestedError(f"somebody keeps changing table {FAMILY} {NAME}{last}: left alone for {until - now:.0f} s")
+
+    def _repaired(self, drift: _Drift) -> None:
+        now = time.monotonic()
+        self._fights.repaired(KIND, now)
+        self._log.warning("masquerade_repaired", change=drift.what, by=drift.who, seconds=round(now - drift.since, 4))
+        self._on_drift(KIND, now - drift.since)
+
+    def _look(self, doubt: str) -> _Drift | None:
+        """Find out what the kernel holds, unless we know. Returns what somebody did to it while we thought that we knew.
+
+        A doubt costs one system call while no transaction of anybody came after the last comparison.
+        """
+        if self._known and not (doubt and generation() != self._compared):
+            return None
+        began = time.monotonic()
+        expected, known = self._held, self._known
+        self._held = self._read()
+        self._known = True
+        if known and (what := difference(self._held, expected)):
+            return _Drift(what, f"somebody unseen ({doubt})", began)
+        return None
+
+    def _read(self) -> Table | None:
+        """What the kernel holds, in our words."""
+        before = generation()
+        listing = list_table(FAMILY, NAME)
+        if generation() == before:
+            self._compared = before
+        if listing is None:
+            return None
+        found = parse(listing)
+        if self._alias is not None and found.objects == self._alias[0]:
+            return found._replace(objects=self._alias[1])
+        return found
+
+    def _write(self, commands: list[Command], wanted: Table | None) -> int:
+        """Have the kernel accept ``commands``, which make it hold ``wanted``; the whole table if it refuses a part.
+
+        Returns the generation that the whole table made, if nobody intervened; 0 for a part, which the next resync compares.
+        """
+        self._known = False
+        before = generation()
+        try:
+            transact(commands, self._own)
+        except CommandError as error:
+            if is_whole(commands):
+                raise
+            self._log.warning("masquerade_update_refused", error=str(error))
+            commands = replacement(wanted)
+            before = generation()
+            transact(commands, self._own)
+        self._held, self._known = wanted, True
+        if is_whole(commands):
+            self._log.info("masquerade_replaced", table=f"{FAMILY} {NAME}")
+            return before + 1
+        self._log.debug("masquerade_updated", commands=len(commands))
+        return 0
+
+    def _confirm(self, ours: int) -> None:
+        """Look at what became of the whole table. ``ours`` is the generation that our transaction made if nobody intervened.
+
+        nft may list with other words than it was given, depending on its version: learned once. Raises CommandError if it lost
+        elements.
+        """
+        wanted = self._held
+        found = self._read()
+        if found == wanted or self._compared != ours or found is None or wanted is None:
+            return  # others may be at work: if at our table, the watch tells, and the next resync compares again
+        what = difference(found, wanted)
+        if found.elements != wanted.elements:
+            self._known = False
+            raise CommandError("nft", f"made something else of our rules: {what}")
+        self._alias = (found.objects, wanted.objects)
+        self._log.info("masquerade_listed_otherwise", difference=what)
+
+
+def remove(*, dry_run: bool = False) -> list[str]:
+    """Remove table ``inet pynet``; return what was (with ``dry_run``: would be) removed. Raises CommandError, MissingError."""
+    if list_table(FAMILY, NAME) is None:
+        return []
+    if not dry_run:
+        transact(replacement(None))
+    return [f"nft table {FAMILY} {NAME}"]

@@ -101,6 +101,7 @@ class HttpServer:
         self._stopping = True
         os.eventfd_write(self._wake, 1)
         self._thread.join()
+        self._close_all()
 
     def problems(self) -> tuple[str, ...]:
         """Why a listener does not listen, one line each: ``metrics port 9793: Address already in use``."""
@@ -121,7 +122,6 @@ class HttpServer:
             for key, _ in self._selector.select(max(0.0, min([*deadlines, listen_at]) - now)):
                 self._serve(key.data)
             self._expire(time.monotonic())
-        self._close_all()
 
     def _serve(self, ready: _Port | tuple[_Port, _Connection] | None) -> None:
         if isinstance(ready, _Port):
@@ -135,6 +135,9 @@ class HttpServer:
             except BlockingIOError:
                 return
             except OSError:  # the client went away: nobody is left to tell
+                done = True
+            except Exception:  # a defect of ours must cost one connection, not the probes
+                self._log.exception("request_failed", listener=port.listener.name)
                 done = True
             if done:
                 self._close(port, connection)
@@ -162,12 +165,9 @@ class HttpServer:
         try:
             port.sock = _listening_socket(address, number)
         except OSError as error:
-            problem = f"{name} port {number}: {error.strerror or error}"
-            if problem != port.problem:
-                self._log.warning(
-                    "listen_failed", listener=name, address=address, port=number, error=error.strerror or str(error)
-                )
-            port.problem = problem
+            words = _words(error)
+            if port.failed(words):
+                self._log.warning("listen_failed", listener=name, address=address, port=number, error=words)
             return
         port.address, port.problem = address, ""
         self._selector.register(port.sock, selectors.EVENT_READ, port)

@@ -53,7 +53,7 @@ def read_request(received: bytearray) -> Request | Reply | None:
     end = _END.search(received, 0, MAX_HEAD)
     if end is None:
         return Reply(431, Page(b"the request's head is too large\n")) if len(received) >= MAX_HEAD else None
-    line, *fields = received[: end.start()].decode("latin-1").splitlines()
+    line, *fields = received[: end.start()].decode("latin-1").splitlines() or [""]
     asked = _REQUEST_LINE.fullmatch(line)
     if asked is None:
         return Reply(400, Page(b"not an HTTP/1 request\n"))

@@ -1,7 +1,4 @@
-"""The lab on the real kernel: its parts, what it leaves behind, and that the host's own namespace is never touched.
-
-The whole command runs inside a namespace that stands for the host, so that what it does there can be told from what others do.
-"""
+"""The lab's parts on the real kernel: namespaces, CNI ADD, pings, processes, removal. The whole is in test_lab_command.py."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def connect(kubeconfig: str) -> Upstream:
         configuration = client.Configuration()
         config.load_kube_config(config_file=kubeconfig, client_configuration=configuration)
     except (config.ConfigException, OSError) as error:
-        raise LabError(f"the kubeconfig is of no use: {' '.join(str(error).split())}") from error
+        raise LabError(f"the kubeconfig {kubeconfig} is of no use: {' '.join(str(error).split())}") from error
     pool = client.ApiClient(configuration).rest_client.pool_manager
     return Upstream(configuration.host.rstrip("/"), pool, configuration)
 

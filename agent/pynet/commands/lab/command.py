@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from pynet.commands.lab import agents, cleanup, picture, processes, state
+from pynet.commands.lab import agents, cleanup, cluster, picture, processes, state
 from pynet.commands.lab.lab import Interrupts, Lab
 from pynet.commands.lab.plan import LabError, NodePlan, Plan, folder_of
 
@@ -43,7 +43,10 @@ def run(arguments: argparse.Namespace, families: tuple[Family, ...]) -> int:
 def _new(arguments: argparse.Namespace, families: tuple[Family, ...]) -> int:
     """Build a lab, show it, ping, and remove it again unless it is to be kept."""
     output, keep = arguments.output, False
-    kubeconfig = str(Path(arguments.kubeconfig).resolve()) if arguments.kubeconfig else ""  # --clean may run elsewhere
+    kubeconfig = ""
+    if arguments.kubeconfig:
+        kubeconfig = str(Path(arguments.kubeconfig).resolve())  # --clean may run elsewhere
+        cluster.connect(kubeconfig)  # of no use: better said before anything is made
     with Interrupts() as interrupts, state.claim() as number:
         made = state.State(number, arguments.nodes, arguments.pods, families, kubeconfig)
         lab = Lab(made, _say(output), interrupts.check)

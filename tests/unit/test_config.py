@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
+
 import msgspec
 import pytest
 import yaml
@@ -372,3 +376,25 @@ def test_any_bytes_are_a_configuration_or_one_line(content):
 )
 def test_any_yaml_text_is_a_configuration_or_one_line(text, start):
     config_or_error((start + text).encode())
+
+
+def kinds(section: type = Config, where: str = "") -> dict[str, object]:
+    """Every key by its full name, with its type."""
+    found: dict[str, object] = {}
+    for field in msgspec.structs.fields(section):
+        if isinstance(field.default, msgspec.Struct):
+            found |= kinds(type(field.default), f"{where}{field.encode_name}.")
+        else:
+            found[where + field.encode_name] = field.type
+    return found
+
+
+def test_the_reference_page_has_every_key_with_its_default_and_what_is_allowed():
+    page = (Path(__file__).parents[2] / "docs/reference/configuration.md").read_text()
+    rows = re.findall(r"^\| `([\w.]+)` \| `([^`]*)` \| ([^|]+) \| [^|]+ \|$", page, re.MULTILINE)
+    documented = {key: (json.loads(default), words) for key, default, words in rows}
+    assert len(rows) == len(documented)
+    assert documented == {
+        key: (msgspec.to_builtins(default, builtin_types=()) if default != () else [], config.allowed(key, kinds()[key]))
+        for key, default in leaves().items()
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import http.client
 import sys
 from collections.abc import Iterator
@@ -61,16 +62,14 @@ def run(args: argparse.Namespace) -> int:
 
 def _fetch(address: str, port: int) -> bytes:
     """The document, as the agent made it. Raises _NotReachedError."""
-    connection = http.client.HTTPConnection(address, port, timeout=_TIMEOUT)
     try:
-        connection.request("GET", "/status")
-        answer = connection.getresponse()
-        document = answer.read(_MAX_DOCUMENT)
+        with contextlib.closing(http.client.HTTPConnection(address, port, timeout=_TIMEOUT)) as connection:
+            connection.request("GET", "/status")
+            answer = connection.getresponse()
+            document = answer.read(_MAX_DOCUMENT)
     except (OSError, OverflowError, http.client.HTTPException) as error:
         words = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise _NotReachedError(printable(words)) from None
-    finally:
-        connection.close()
     if answer.status != http.client.OK:
         raise _NotReachedError(f"it answers {answer.status} {printable(answer.reason)}")
     return document

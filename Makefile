@@ -41,17 +41,15 @@ unit: ## tests without a kernel or an API server (ARGS="-k name")
 kernel: ## tests against the real kernel, in network namespaces (root)
 api: ## tests against a real kube-apiserver and etcd (root, Go; the first run builds them)
 
-e2e: env ## a real cluster (kind) with pynet as its network
-	@test -d tests/e2e || { echo "make e2e: there are no tests/e2e yet"; exit 1; }
+e2e: env ## real clusters (kind) with pynet as their network (root, Go; ARGS="--flavours ipv4")
 	@mkdir -p $(REPORTS)
-	$(PYTEST) tests/e2e --junit-xml=$(REPORTS)/e2e.xml $(ARGS)
+	tests/e2e/run --junit-xml=$(REPORTS)/e2e.xml $(ARGS)
 
 bench: env ## the figures of docs/adr and benchmarks/, measured on this machine (root)
 	$(BIN)/python -m benchmarks $(ARGS)
 
-image: env ## the container image
-	@test -f Dockerfile || { echo "make image: there is no Dockerfile yet"; exit 1; }
-	docker build --tag pynet:dev .
+image: ## the container image (docker)
+	deploy/image.sh
 
 docs: env ## check the documentation: links, files and commands it names
 	$(BIN)/python scripts/check_docs.py

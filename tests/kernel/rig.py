@@ -166,7 +166,7 @@ def running(namespace: Namespace, *nodes: NodeFacts, **options) -> Iterator[Rig]
     try:
         rig.list(*nodes)
         rig.thread.start()
-        eventually(lambda: rig.loop.settled, "the first pass")
+        eventually(lambda: rig.loop.settled and rig.passes, "the first pass")
         yield rig
     finally:
         rig.close()

@@ -138,10 +138,12 @@ class Fib:
 
     def _address_event(self, event: AddressEvent, interest: Interest, changes: Changes) -> None:
         address = event.address
+        if _link_local(address.address):
+            return
         if address.ifindex in interest.oifs:
             # The kernel removes IPv4 routes with their address and says nothing of each.
             changes.host = changes.dump = True
-        elif not _link_local(address.address) and not _inside(Prefix(address.address, 0), interest.own_cidrs):
+        elif not _inside(Prefix(address.address, 0), interest.own_cidrs):
             changes.host = True
 
     def _route_event(self, event: RouteEvent, interest: Interest, changes: Changes) -> None:
@@ -154,7 +156,9 @@ class Fib:
         prefix = route.prefix
         if self.partial and prefix not in interest.wanted and prefix not in self.ours:
             return
-        self._take_in(event, exact=prefix in interest.wanted or prefix in self.ours)
+        # Beside our local unreachable route the bridge's own comes and goes with its ports; nothing there depends on order.
+        exact = (prefix in interest.wanted or prefix in self.ours) and prefix not in interest.own_cidrs
+        self._take_in(event, exact=exact)
         if prefix in interest.wanted or route.protocol == self._protocol:
             changes.prefixes.add(prefix)
             if not own_doing:

@@ -112,8 +112,8 @@ class ApiClient:
         fresh = connection.sock is None
         try:
             return self._exchange(connection, verb, path, data, headers)
-        except (http.client.RemoteDisconnected, ConnectionError):
-            if fresh:
+        except (http.client.HTTPException, OSError) as error:
+            if fresh or isinstance(error, TimeoutError):
                 raise
             # A kept-alive connection that a restarted server has forgotten says nothing about the server now.
             return self._exchange(connection, verb, path, data, headers)

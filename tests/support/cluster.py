@@ -174,9 +174,8 @@ class Cluster:
 
     def clear(self) -> None:
         """Remove every node: agents killed, namespaces and Node objects gone; the API server runs again if it does not."""
-        for agent in self.agents.values():
-            agent.namespace.close()
-        self.agents.clear()
+        for name in list(self.agents):
+            self.leave(name)
         self._numbers = itertools.count(2)
         if "kube-apiserver" not in self.plane.pids:
             self.plane.start()
@@ -261,7 +260,7 @@ def cluster(folder: Path, **options: Any) -> Iterator[Cluster]:
     """A cluster without nodes, its API server ready (``options`` as of ControlPlane); all of it is gone afterwards."""
     with (
         lan(1) as wire,
-        ControlPlane(folder / "plane", wire[0], "10.99.0.1", **options) as plane,
+        ControlPlane(folder / "plane", wire[0], "10.99.0.1", also=["fd99::1"], **options) as plane,
         Cluster(plane, wire.switch, folder) as made,
     ):
         plane.service_account()

@@ -50,7 +50,7 @@ def binaries(*names: str) -> dict[str, Path]:
 class ControlPlane:
     """etcd and kube-apiserver in network namespace ``namespace``, serving on ``address`` (must be there) and on its loopback.
 
-    ``folder`` takes their data, keys and logs. ``client`` is an ApiClient of an administrator. Not thread-safe; the
+    Its certificate also names the addresses ``also``. ``folder`` takes their data, keys and logs. ``client`` is an ApiClient of an administrator. Not thread-safe; the
     processes die with the thread that started them, so start it from the main thread.
     """
 
@@ -60,6 +60,7 @@ class ControlPlane:
         namespace: Namespace,
         address: str,
         *,
+        also: Sequence[str] = (),
         service_cidrs: str = "10.96.0.0/16",
         flags: Sequence[str] = (),
     ) -> None:
@@ -74,7 +75,7 @@ class ControlPlane:
         self._etcd: subprocess.Popen[bytes] | None = None
         self._apiserver: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
-        _make_keys(folder, [address, "127.0.0.1", _first_service_address(service_cidrs)])
+        _make_keys(folder, [address, *also, "127.0.0.1", _first_service_address(service_cidrs)])
         (folder / "tokens.csv").write_text(f'{self._admin},admin,admin,"system:masters"\n')
         self.client = ApiClient(namespace, address, PORT, token=self._admin, ca_file=self.ca_file)
 

@@ -8,7 +8,7 @@ import socket
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pynet.core.model import RTN_UNREACHABLE, UNREACHABLE_METRIC, HostAddress, Link, Prefix, Route, format_address
 from pynet.drivers import rtwire
@@ -17,6 +17,7 @@ from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
+untimed = settings(deadline=None)  # other tests may have the processor
 U32 = st.integers(0, 2**32 - 1)
 BYTE = st.integers(0, 255)
 
@@ -111,6 +112,7 @@ def noise(family):
     ]  # fmt: skip
 
 
+@untimed
 @given(routes(), st.sampled_from((24, 25)), st.integers(0, 0xFFFF), U32)
 def test_pyroute2_reads_our_routes_as_we_meant_them(route, kind, flags, seq):
     buffer = rtwire.encode_route(kind, flags, seq, route)
@@ -133,6 +135,7 @@ def test_pyroute2_reads_our_routes_as_we_meant_them(route, kind, flags, seq):
     assert {name for name, _ in message["attrs"]} <= known
 
 
+@untimed
 @given(routes())
 def test_our_bytes_are_those_of_pyroute2_but_for_the_order_of_attributes(route):
     ours, theirs = rtwire.encode_route(24, 0x500, 7, route), pyroute2_route(route)
@@ -152,6 +155,7 @@ def test_our_bytes_are_those_of_pyroute2_but_for_the_order_of_attributes(route):
     assert ours[21:28] == theirs[21:28]
 
 
+@untimed
 @given(routes(), st.randoms(use_true_random=False), st.booleans())
 def test_we_read_pyroute2_s_routes_as_it_meant_them_whatever_the_order_of_attributes(route, random, noisy):
     extra = noise(route.prefix.family) if noisy else ()
@@ -159,6 +163,7 @@ def test_we_read_pyroute2_s_routes_as_it_meant_them_whatever_the_order_of_attrib
     assert rtwire.decode_route(buffer, 16, len(buffer)) == route
 
 
+@untimed
 @given(routes(gateway_needed=True).filter(lambda r: r.metric and r.oif and len(r.gateway) == len(r.prefix.address)))
 def test_the_kernel_s_usual_layout_is_read_as_any_other(route):
     cache = dict.fromkeys(("clntref", "lastuse", "expires", "error", "used", "id", "ts", "ts_age"), 0)
@@ -168,6 +173,7 @@ def test_the_kernel_s_usual_layout_is_read_as_any_other(route):
     assert rtwire.decode_route(buffer, 16, len(buffer)) == route == rtwire._walk_route(buffer, 16, len(buffer))
 
 
+@untimed
 @given(routes(), st.integers(2, 4), st.data())
 def test_of_several_next_hops_the_first_is_given_and_that_there_are_more(route, hops, data):
     width = len(route.prefix.address)
@@ -185,12 +191,14 @@ def grown(buffer, kind, value):
     return struct.pack("=I", len(buffer) + len(attribute)) + buffer[4:] + attribute
 
 
+@untimed
 @given(routes())
 def test_a_next_hop_object_counts_as_several_next_hops(route):
     buffer = grown(pyroute2_route(route), 30, struct.pack("=I", 12))  # RTA_NH_ID: pyroute2 has no name for it
     assert rtwire.decode_route(buffer, 16, len(buffer)) == route._replace(multipath=True)
 
 
+@untimed
 @given(routes(), st.binary(max_size=40), st.binary(max_size=40))
 def test_what_stands_around_a_message_is_not_read(route, before, after):
     buffer = pyroute2_route(route)
@@ -198,6 +206,7 @@ def test_what_stands_around_a_message_is_not_read(route, before, after):
     assert rtwire.decode_route(framed, len(before) + 16, len(before) + len(buffer)) == route
 
 
+@untimed
 @given(routes(), st.data())
 def test_a_truncated_route_is_refused_or_lacks_only_whole_attributes(route, data):
     buffer = pyroute2_route(route, noise(route.prefix.family))
@@ -211,6 +220,7 @@ def test_a_truncated_route_is_refused_or_lacks_only_whole_attributes(route, data
 KINDS = (16, 17, 20, 21, 24, 25, 80, 81, 2, 3, 999)
 
 
+@untimed
 @given(st.sampled_from(KINDS), st.binary(max_size=200), st.integers(0, 0xFFFF))
 def test_no_body_makes_decoding_fail_but_with_a_netlink_error(kind, body, flags):
     buffer = rtwire.encode_message(kind, flags, 1, body)
@@ -218,6 +228,7 @@ def test_no_body_makes_decoding_fail_but_with_a_netlink_error(kind, body, flags)
         unless_refused(functools.partial(decode, buffer, one(buffer)))
 
 
+@untimed
 @given(routes(), st.lists(st.tuples(st.integers(0, 300), BYTE), min_size=1, max_size=6))
 def test_a_garbled_route_ends_in_a_route_or_a_netlink_error(route, changes):
     plain = pyroute2_route(route, noise(route.prefix.family))
@@ -228,6 +239,7 @@ def test_a_garbled_route_ends_in_a_route_or_a_netlink_error(route, changes):
     unless_refused(lambda: [rtwire.decode_event(buffer, message) for message in rtwire.messages(buffer)])
 
 
+@untimed
 @given(st.binary(max_size=300))
 def test_walking_over_any_bytes_ends(buffer):
     walked = unless_refused(lambda: list(rtwire.messages(buffer))) or []
@@ -241,6 +253,7 @@ def test_a_length_that_cannot_be_is_refused(length):
         list(rtwire.messages(struct.pack("=IHHII", length, 24, 0, 0, 0)))
 
 
+@untimed
 @given(st.lists(routes(), max_size=5))
 def test_each_message_of_a_datagram_is_found(several):
     buffer = b"".join(rtwire.encode_route(24, 0, seq, route) for seq, route in enumerate(several))
@@ -275,6 +288,7 @@ LINKS = st.builds(
 )
 
 
+@untimed
 @given(LINKS)
 def test_we_read_pyroute2_s_links_as_it_meant_them(link):
     attributes = [("IFLA_IFNAME", link.name), ("IFLA_MTU", link.mtu), ("IFLA_ADDRESS", "02:00:00:00:00:01")]
@@ -284,6 +298,7 @@ def test_we_read_pyroute2_s_links_as_it_meant_them(link):
     assert rtwire.decode_link(buffer, 16, len(buffer)) == link
 
 
+@untimed
 @given(st.sampled_from((4, 16)), st.data(), st.integers(1, 2**31 - 1), st.booleans())
 def test_we_read_pyroute2_s_addresses_as_it_meant_them_our_end_of_a_point_to_point_link(width, data, ifindex, peer):
     ours, theirs = (data.draw(st.binary(min_size=width, max_size=width)) for _ in range(2))
@@ -316,6 +331,7 @@ def test_netconf_tells_of_forwarding_or_nothing(body, meaning):
     assert rtwire.decode_event(buffer, one(buffer)) == meaning
 
 
+@untimed
 @given(routes(), st.sampled_from((24, 25)), st.sampled_from((0, 0x100, 0x400, 0x800, 0xC00)), U32)
 def test_an_event_says_what_was_done_and_by_whom(route, kind, flags, portid):
     buffer = bytearray(pyroute2_route(route))
@@ -324,6 +340,7 @@ def test_an_event_says_what_was_done_and_by_whom(route, kind, flags, portid):
     assert event == rtwire.RouteEvent(kind == 25, route, portid, bool(flags & 0x100), bool(flags & 0x800))
 
 
+@untimed
 @given(routes())
 def test_exceptions_that_the_kernel_makes_of_routes_are_no_events(route):
     buffer = bytearray(pyroute2_route(route))

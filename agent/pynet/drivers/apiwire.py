@@ -18,6 +18,9 @@ INTERNAL_IP: Final = "InternalIP"
 NETWORK_UNAVAILABLE: Final = "NetworkUnavailable"
 
 
+_CHANGES: Final = frozenset(("ADDED", "MODIFIED", "DELETED"))
+
+
 class MalformedError(ValueError):
     """The bytes are not what their content type says."""
 
@@ -50,6 +53,17 @@ class NodeEvent(NamedTuple):
     version: str = ""
     facts: NodeFacts | None = None
     status: Status | None = None
+
+
+def node_event(kind: str, version: str, facts: NodeFacts) -> NodeEvent:
+    """The event of a Node that was decoded. Raises MalformedError for a ``kind`` that a watch does not have."""
+    if kind == "BOOKMARK":
+        return NodeEvent(kind, version)
+    if kind not in _CHANGES:
+        raise MalformedError(f"an event of type {kind!r}")
+    if not facts.name:
+        return NodeEvent("REFUSED", status=Status(message=NO_NAME))
+    return NodeEvent(kind, version, facts)
 
 
 class Refused(NamedTuple):

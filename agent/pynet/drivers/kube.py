@@ -267,10 +267,10 @@ def _transport_error(error: Exception, where: str) -> ApiError:
     words = (cause.strerror if isinstance(cause, OSError) else None) or str(cause)
     if isinstance(error, failures.NameResolutionError):
         return ApiError(0, f"{where}: name not resolved: {words}", code="dns")
+    if isinstance(error, failures.NewConnectionError):  # a subclass of the next one
+        return ApiError(0, f"{where}: {words}", code="refused")
     if isinstance(error, failures.ConnectTimeoutError):
         return ApiError(0, f"{where}: no connection within {CONNECT_TIMEOUT:.0f} s", code="timeout")
-    if isinstance(error, failures.NewConnectionError):
-        return ApiError(0, f"{where}: {words}", code="refused")
     if isinstance(error, (failures.ReadTimeoutError, TimeoutError)):
         return ApiError(0, f"{where}: silent for too long", code="timeout")
     if isinstance(error, failures.SSLError):

@@ -21,6 +21,7 @@ from pynet.drivers.apiwire import (
     Refused,
     Status,
     TruncatedError,
+    node_event,
     too_large,
 )
 
@@ -152,11 +153,11 @@ def _facts(node: _Node, own: str) -> NodeFacts:
     )
 
 
-def _refuse(raw: msgspec.Raw, error: msgspec.ValidationError) -> Refused:
+def _refuse(raw: msgspec.Raw, why: str) -> Refused:
     try:
-        return Refused(_decode_named(raw).metadata.name, str(error))
+        return Refused(_decode_named(raw).metadata.name, why)
     except msgspec.ValidationError:
-        return Refused("", str(error))
+        return Refused("", why)
 
 
 def decode_page(data: bytes, own: str) -> NodePage:
@@ -166,10 +167,14 @@ def decode_page(data: bytes, own: str) -> NodePage:
     try:
         page = _decode_list(data)
         for raw in page.items or ():
+            size = memoryview(raw).nbytes
+            if size > NODE_LIMIT:
+                refused.append(_refuse(raw, too_large(size)))
+                continue
             try:
                 facts = _facts(_decode_node(raw), own)
             except msgspec.ValidationError as error:
-                refused.append(_refuse(raw, error))
+                refused.append(_refuse(raw, str(error)))
                 continue
             if facts.name:
                 nodes.append(facts)
@@ -211,11 +216,10 @@ def decode_event(line: bytes, own: str) -> NodeEvent:
         try:
             node = _decode_node(event.object)
         except msgspec.ValidationError as error:
-            return NodeEvent("REFUSED", status=Status(message=" ".join(_refuse(event.object, error))))
+            return NodeEvent("REFUSED", status=Status(message=" ".join(_refuse(event.object, str(error)))))
     except msgspec.DecodeError as error:
         raise MalformedError(f"JSON: {error}") from error
-    version = node.metadata.resource_version
-    return NodeEvent(event.type, version, None if event.type == "BOOKMARK" else _facts(node, own))
+    return node_event(event.type, node.metadata.resource_version, _facts(node, own))
 
 
 def walk_events(chunks: Iterable[bytes], own: str) -> Iterator[NodeEvent]:

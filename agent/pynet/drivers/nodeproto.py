@@ -21,6 +21,7 @@ from pynet.drivers.apiwire import (
     NodeEvent,
     Refused,
     Status,
+    node_event,
     too_large,
 )
 from pynet.drivers.protowire import Source, fields, text, varint
@@ -152,10 +153,7 @@ def _node(data: bytes, at: int, end: int, own: str) -> tuple[NodeFacts, str]:
 
 def decode_node(data: bytes, own: str) -> tuple[NodeFacts, str]:
     """The facts and the resourceVersion of an encoded Node, its condition if its name is ``own``. Raises MalformedError."""
-    try:
-        return _node(data, 0, len(data), own)
-    except IndexError as error:
-        raise MalformedError("protobuf: a Node ends early") from error
+    return _node(data, 0, len(data), own)
 
 
 def _unwrap(data: bytes, at: int, end: int) -> tuple[int, int]:
@@ -170,11 +168,8 @@ def _unwrap(data: bytes, at: int, end: int) -> tuple[int, int]:
 
 def decode_status(data: bytes) -> Status:
     """The v1.Status in ``data``, prefix and envelope included. Raises MalformedError."""
-    try:
-        start, stop = _unwrap(data, 0, len(data))
-        return _status_message(data, start, stop)
-    except IndexError as error:
-        raise MalformedError("protobuf: a Status ends early") from error
+    start, stop = _unwrap(data, 0, len(data))
+    return _status_message(data, start, stop)
 
 
 def _status_message(data: bytes, at: int, end: int) -> Status:
@@ -196,22 +191,19 @@ def _status_message(data: bytes, at: int, end: int) -> Status:
 
 def decode_event(data: bytes, own: str) -> NodeEvent:
     """One frame of a watch, without its length. Raises MalformedError."""
-    try:
-        kind = ""
-        at = end = 0
-        for number, start, stop in fields(data, 0, len(data)):
-            if number == 1:
-                kind = sys.intern(text(data, start, stop))
-            elif number == 2:
-                for inner, first, last in fields(data, start, stop):
-                    if inner == 1:
-                        at, end = _unwrap(data, first, last)
-        if kind == "ERROR":
-            return NodeEvent(kind, status=_status_message(data, at, end))
-        facts, version = _node(data, at, end, own)
-        return NodeEvent(kind, version, None if kind == "BOOKMARK" else facts)
-    except IndexError as error:
-        raise MalformedError("protobuf: an event ends early") from error
+    kind = ""
+    at = end = 0
+    for number, start, stop in fields(data, 0, len(data)):
+        if number == 1:
+            kind = sys.intern(text(data, start, stop))
+        elif number == 2:
+            for inner, first, last in fields(data, start, stop):
+                if inner == 1:
+                    at, end = _unwrap(data, first, last)
+    if kind == "ERROR":
+        return NodeEvent(kind, status=_status_message(data, at, end))
+    facts, version = _node(data, at, end, own)
+    return node_event(kind, version, facts)
 
 
 class NodeListWalk:

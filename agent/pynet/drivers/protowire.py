@@ -27,33 +27,38 @@ def fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
     """The fields of the message at ``data[at:end]``, in their order.
 
     Yields (number, start, stop) for a length-delimited field and (-number, value, 0) for a varint, so that neither is taken for
-    the other; fixed-width fields are skipped. Raises MalformedError, or IndexError where the bytes end early.
+    the other; fixed-width fields are skipped. Raises MalformedError.
     """
-    while at < end:
-        key = data[at]
-        at += 1
-        if key >= 0x80:
-            key, at = varint(data, at - 1)
-        wire = key & 7
-        if wire == 2:
-            size = data[at]
+    try:
+        while at < end:
+            key = data[at]
             at += 1
-            if size >= 0x80:
-                size, at = varint(data, at - 1)
-            stop = at + size
-            if stop > end:
-                raise MalformedError("protobuf: a field reaches over the end of its message")
-            yield key >> 3, at, stop
-            at = stop
-        elif wire == 0:
-            value, at = varint(data, at)
-            yield -(key >> 3), value, 0
-        elif wire in (1, 5):
-            at += 8 if wire == 1 else 4
+            if key >= 0x80:
+                key, at = varint(data, at - 1)
+            wire = key & 7
+            if wire == 2:
+                size = data[at]
+                at += 1
+                if size >= 0x80:
+                    size, at = varint(data, at - 1)
+                stop = at + size
+                if stop > end:
+                    break
+                yield key >> 3, at, stop
+                at = stop
+            elif wire == 0:
+                value, at = varint(data, at)
+                yield -(key >> 3), value, 0
+            elif wire in (1, 5):
+                at += 8 if wire == 1 else 4
+            else:
+                raise MalformedError(f"protobuf: wire type {wire}")
         else:
-            raise MalformedError(f"protobuf: wire type {wire}")
-    if at != end:
-        raise MalformedError("protobuf: a field reaches over the end of its message")
+            if at == end:
+                return
+    except IndexError:
+        raise MalformedError("protobuf: the bytes end inside a field") from None
+    raise MalformedError("protobuf: a field reaches over the end of its message")
 
 
 def text(data: bytes, start: int, stop: int) -> str:

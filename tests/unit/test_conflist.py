@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 from pynet.apply import conflist as module
-from pynet.apply.confdir import ConflistError, earlier, put, remove
+from pynet.apply.confdir import ConflistError, FolderWatch, earlier, put, remove
 from pynet.apply.conflist import Conflist, ConflistWanted, render
 from pynet.apply.contest import Contest
 from pynet.apply.gateways import stale_gateways
 from pynet.core.addresses import parse_address, parse_prefix
 from pynet.core.model import HostAddress, Link, Prefix
+from pynet.drivers.inotify import IN_Q_OVERFLOW, FileEvent, Inotify
 
 from tests.support.waiting import until
 
@@ -218,6 +219,7 @@ def replace(path: Path) -> None:
 @pytest.mark.parametrize("harm", [delete, change, cut, shut, move, replace])
 def test_it_is_put_back_by_the_event_not_by_the_resync(place: Place, harm: Callable[[Path], None]) -> None:
     content = place.start()
+    time.sleep(0.2)  # our own write is an event too: the look that it brings must not be the one that finds the harm
     harm(place.path)
     until(lambda: place.is_back(content), harm.__name__)
     until(lambda: place.repairs == [str(place.path)], "told")
@@ -281,6 +283,69 @@ def test_the_folder_may_be_a_symbolic_link_that_changes(place: Place) -> None:
     until(lambda: "is a symbolic link to" in place.conflist.error, "dangling")
     (place.root / "two").mkdir()
     until(lambda: place.is_back(content), "the target is back")
+
+
+class Watched:
+    """A FolderWatch as its reader sees it."""
+
+    def __init__(self, source: Inotify, place: Place, folder: Path) -> None:
+        self.source = source
+        self.watch = FolderWatch(source)
+        self.place = place
+        self.arm(folder)
+
+    def arm(self, folder: Path) -> None:
+        self.watch.arm(folder, self.place.bin, ("bridge",))
+        self.source.read()
+
+    def concerned(self) -> bool:
+        """Whether what has happened since the last question is a reason to look."""
+        return any(self.watch.concerns(event) for event in self.source.read())
+
+
+@pytest.fixture
+def source() -> Iterator[Inotify]:
+    with Inotify() as made:
+        yield made
+
+
+def test_only_what_matters_is_a_reason_to_look(place: Place, source: Inotify) -> None:
+    place.conf.mkdir()
+    watched = Watched(source, place, place.conf)
+    for path in (place.conf / ".05-pynet.conflist.1-ab.tmp", place.conf.parent / "other", place.bin / "vlan", place.root / "x"):
+        path.touch()
+        assert not watched.concerned(), path
+    for path in (place.conf / "00-any.conf", place.bin / "bridge"):
+        path.touch()
+        assert watched.concerned(), path
+    assert watched.watch.concerns(FileEvent(-1, IN_Q_OVERFLOW, ""))
+
+
+def test_the_target_of_a_symbolic_link_is_awaited_where_it_will_be(place: Place, source: Inotify) -> None:
+    (place.root / "data").mkdir()
+    place.conf.symlink_to(place.root / "data" / "net.d")
+    watched = Watched(source, place, place.conf)
+    (place.root / "data" / "net.d").mkdir()
+    assert watched.concerned()
+
+
+def test_the_nearest_folder_above_is_watched_for_the_way_to_ours(place: Place, source: Inotify) -> None:
+    folder = place.root / "a" / "b" / "net.d"
+    watched = Watched(source, place, folder)
+    (place.root / "a").mkdir()
+    assert watched.concerned()
+    watched.arm(folder)
+    (place.root / "a" / "b").mkdir()
+    assert watched.concerned()
+
+
+def test_a_folder_that_is_no_longer_ours_is_no_longer_watched(place: Place, source: Inotify) -> None:
+    for name in ("one", "two"):
+        (place.root / name).mkdir()
+    watched = Watched(source, place, place.root / "one")
+    watched.arm(place.root / "two")
+    (place.root / "one" / "05-pynet.conflist").touch()
+    assert source.read() == []
 
 
 def test_without_inotify_the_resync_puts_it_back(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -381,9 +446,12 @@ def test_what_a_runtime_does_not_take_is_no_earlier_file(place: Place) -> None:
 
 def test_of_two_earlier_files_the_one_that_the_runtime_takes_is_named(place: Place) -> None:
     place.conf.mkdir()
-    for name in ("04-b.conf", "04-B.conf", "04-\udcff.conf", "04-é.conf"):  # Go sorts bytes
+    for name in ("04-\udcff.conf", "04-\U0001f600.conf", "04-é.conf", "04-b.conf", "04-B.conf"):  # Go sorts bytes
         (place.conf / name).touch()
     assert earlier(place.path) == "04-B.conf"
+    for name in ("04-B.conf", "04-b.conf", "04-é.conf"):
+        (place.conf / name).unlink()
+    assert earlier(place.path) == "04-\U0001f600.conf"
 
 
 def test_missing_plugins_are_named_and_noticed_when_they_come(place: Place) -> None:

@@ -199,5 +199,5 @@ def _part(part: object) -> PartStatus:
         return PartStatus("off")
     ok, error, tried = bool(getattr(part, "ok", False)), str(getattr(part, "error", "")), bool(getattr(part, "tried", True))
     if ok:
-        return PartStatus("ok")
+        return PartStatus("ok", detail="; ".join(getattr(part, "reported", ())))
     return PartStatus("failed", error) if error and tried else PartStatus("waiting", error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -159,11 +159,13 @@ class Agent:
         config, reporter = self._config, self._reporter
         conflist = Conflist(self._on_result, lambda _path: reporter.drifted("conflist", 0.0)) if config.cni.enabled else None
         condition = NodeCondition(self._api, name, self._on_result) if config.network_unavailable else None
+
+        def drifted(kind: str) -> Callable[[str, float], None]:
+            return lambda _what, seconds: reporter.drifted(kind, seconds)
+
         return Parts(
-            masquerade=Masquerade(
-                on_result=self._on_result, on_drift=lambda _kind, seconds: reporter.drifted("masquerade", seconds), log=self.log
-            ),
-            forward=Forward(on_result=self._on_result, log=self.log),
+            masquerade=Masquerade(self._on_result, drifted("masquerade"), self.log),
+            forward=Forward(self._on_result, drifted("forward"), self.log),
             conflist=conflist,
             condition=condition,
             events=Events(self._api, name, lambda why: self.log.warning("events_not_posted", reason=why)),

@@ -20,9 +20,10 @@ from pynet.apply import masquerade
 from pynet.apply.masquerade import Masquerade
 from pynet.apply.ruleset import Ruleset, parse, plan, render, replacement
 from pynet.core.addresses import parse_address, parse_prefix
-from pynet.drivers import command, nftables
+from pynet.drivers import command, nfnetlink, nftables
 
 from tests.support.netns import Namespace
+from tests.support.transactions import Transactions
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -84,37 +85,6 @@ def keeper_in(netns: Namespace) -> Iterator[Keeper]:
 def keeper(netns) -> Iterator[Keeper]:
     with keeper_in(netns) as made:
         yield made
-
-
-class Transactions:
-    """nft's own monitor, as the oracle of what was committed."""
-
-    def __init__(self, netns: Namespace) -> None:
-        self._netns = netns
-        self._child = netns.popen("nft", "monitor", stdout=subprocess.PIPE, text=True, bufsize=1)
-        self.lines: queue.Queue[str] = queue.Queue()
-        threading.Thread(target=self._read, daemon=True).start()
-        self._marks = 0
-        until(lambda: self.since_last_mark(wait=0.2) is not None, "nft monitor hears")
-
-    def _read(self) -> None:
-        with contextlib.suppress(ValueError):
-            for line in self._child.stdout:
-                self.lines.put(line)
-
-    def since_last_mark(self, wait: float = 5.0) -> list[str] | None:
-        """What was announced since the last call; a table that comes and goes marks the end."""
-        self._marks += 1
-        mark = f"mark{self._marks}"
-        self._netns.run("nft", f"add table ip {mark}; delete table ip {mark}")
-        seen: list[str] = []
-        with contextlib.suppress(queue.Empty):
-            while True:
-                line = self.lines.get(timeout=wait)
-                if f"delete table ip {mark}" in line:
-                    return [one for one in seen if "mark" not in one and "new generation" not in one]
-                seen.append(line)
-        return None
 
 
 # ---- what it does to packets
@@ -316,7 +286,7 @@ def test_restart_makes_no_transaction(netns) -> None:
         second.settle(many)
         second.it.resync()
         until(lambda: second.it.ready_for(many), "resync")
-    assert announced.since_last_mark() == []
+    assert announced.since_last_look() == []
 
 
 def test_restart_with_another_node_changes_only_that_element(netns) -> None:
@@ -325,7 +295,7 @@ def test_restart_with_another_node_changes_only_that_element(netns) -> None:
     announced = Transactions(netns)
     with keeper_in(netns) as second:
         second.settle(Ruleset(RULES.own, RULES.pods, (*RULES.nodes, parse_address("192.0.2.77")), RULES.except_))
-    assert announced.since_last_mark() == ["add element inet pynet nodes-4 { 192.0.2.77 }\n"]
+    assert announced.since_last_look() == ["add element inet pynet nodes-4 { 192.0.2.77 }\n"]
 
 
 def test_changes_of_elements_do_not_replace_the_table_and_are_gathered(keeper, netns) -> None:
@@ -341,7 +311,7 @@ def test_changes_of_elements_do_not_replace_the_table_and_are_gathered(keeper, n
         keeper.submit(last)
     until(lambda: keeper.it.ready_for(last), "all of them")
     assert keeper.in_kernel() == render(last)
-    changes = announced.since_last_mark()
+    changes = announced.since_last_look()
     assert sum(line.startswith("add element") for line in changes) == len(changes) >= 1
     assert f'"handle": {handle}' in netns.run("nft", "-j", "list", "tables")
     assert keeper.drifts.empty()
@@ -451,8 +421,8 @@ def test_resync_without_any_transaction_since_the_last_starts_no_nft(keeper, mon
 
 def test_lost_events_lead_to_a_look(keeper, netns, monkeypatch) -> None:
     """The kernel drops events when the buffer is full; a small one here, filled while the watch is held up."""
-    monkeypatch.setattr(nftables, "_RECEIVE_BUFFER", 2304)
-    read, hold, held = nftables.Monitor.read, threading.Event(), threading.Event()
+    monkeypatch.setattr(nfnetlink, "_RECEIVE_BUFFER", 2304)
+    read, hold, held = nfnetlink.Monitor.read, threading.Event(), threading.Event()
 
     def slow(self, *args):
         held.set()
@@ -460,7 +430,7 @@ def test_lost_events_lead_to_a_look(keeper, netns, monkeypatch) -> None:
         return read(self, *args)
 
     keeper.settle()
-    monkeypatch.setattr(nftables.Monitor, "read", slow)
+    monkeypatch.setattr(nfnetlink.Monitor, "read", slow)
     netns.run("nft", "add", "table", "ip", "theirs")
     assert held.wait(5)
     for _ in range(20):
@@ -479,7 +449,7 @@ def test_a_monitor_that_breaks_is_opened_again_and_told(keeper, netns, monkeypat
     from pynet.apply import tablewatch
 
     monkeypatch.setattr(tablewatch, "_REOPEN_AFTER", 0.01)
-    read = nftables.Monitor.read
+    read = nfnetlink.Monitor.read
     broken = threading.Event()
 
     def failing(self, *args):
@@ -489,7 +459,7 @@ def test_a_monitor_that_breaks_is_opened_again_and_told(keeper, netns, monkeypat
         return read(self, *args)
 
     keeper.settle()
-    monkeypatch.setattr(nftables.Monitor, "read", failing)
+    monkeypatch.setattr(nfnetlink.Monitor, "read", failing)
     netns.run("nft", "add", "table", "ip", "theirs")
     assert broken.wait(5)
     netns.run("nft", "flush", "ruleset")
@@ -583,7 +553,7 @@ def test_a_listing_in_other_words_is_learned_not_fought(keeper, netns, monkeypat
     announced = Transactions(netns)
     keeper.it.resync()
     until(lambda: keeper.it.ready_for(RULES), "resync")
-    assert announced.since_last_mark() == []
+    assert announced.since_last_look() == []
     netns.run("nft", "flush", "chain", "inet", "pynet", "egress-4")
     monkeypatch.undo()
     keeper.repaired()

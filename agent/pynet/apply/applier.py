@@ -87,11 +87,14 @@ class Applier(Generic[T]):
             self._wanted = value
             self._wake(0.0 if first else self._debounce)
 
-    def retry(self) -> None:
-        """Apply the last value again, now, also if it was accepted before. Nothing happens if there never was one."""
+    def retry(self, delay: float = 0.0) -> None:
+        """Apply the last value again, also if it was accepted before; nothing happens if there never was one.
+
+        It begins after ``delay`` seconds, whatever more is asked meanwhile.
+        """
         with self._changed:
             if self._wanted is not _NONE:
-                self._wake(0.0)
+                self._wake(delay)
 
     def settled(self, value: T) -> bool:
         """Whether ``value`` is the last one submitted and was accepted, and nothing is being done about it."""

@@ -11,7 +11,8 @@ from pynet.apply.ruleset import FAMILY, NAME, Ruleset, Table, difference, is_who
 from pynet.apply.tablewatch import TableWatch
 from pynet.core.fights import Fights
 from pynet.drivers.command import CommandError, MissingError
-from pynet.drivers.nftables import Command, OwnTransactions, TableChange, generation, list_table, transact
+from pynet.drivers.nfnetlink import OwnTransactions, TableChange, generation
+from pynet.drivers.nftables import Command, list_table, transact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -8,7 +8,7 @@ import select
 import threading
 from typing import TYPE_CHECKING
 
-from pynet.drivers.nftables import Committed, Monitor, Overrun, OwnTransactions, TableChange
+from pynet.drivers.nfnetlink import Committed, Monitor, Overrun, OwnTransactions, TableChange
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +20,8 @@ class TableWatch:
     """Calls ``changed(what, who)`` when somebody else changed one of ``tables`` (family, name), once per transaction; and
     ``lost(why)`` when events may have been missed: look again then. Both are called in its thread and must not block.
 
-    ``who`` is the program and process id of the change. A socket that fails is opened again after 5 seconds.
+    ``who`` is the program and process id of the change; ``concerns`` says which changes matter. A socket that fails is opened
+    again after 5 seconds.
     """
 
     def __init__(
@@ -29,11 +30,13 @@ class TableWatch:
         own: OwnTransactions,
         changed: Callable[[list[TableChange], str], None],
         lost: Callable[[str], None],
+        concerns: Callable[[TableChange], bool] = lambda _change: True,
     ) -> None:
         self._tables = tables
         self._own = own
         self._changed = changed
         self._lost = lost
+        self._concerns = concerns
         self._seen: list[TableChange] = []  # of a transaction whose end was not yet announced
         self._stop = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._thread: threading.Thread | None = None
@@ -89,7 +92,7 @@ class TableWatch:
 
     def _take(self, event: TableChange | Committed) -> None:
         if isinstance(event, TableChange):
-            if len(self._seen) < 100:  # enough to say what happened
+            if len(self._seen) < 100 and self._concerns(event):  # enough to say what happened
                 self._seen.append(event)
             return
         if event.portid in self._own:

@@ -80,9 +80,9 @@ def run(
 
 
 def _words(complaint: bytes) -> str:
-    """What a program said on its standard error: the first line that says something."""
+    """What a program said on its standard error: the first line that says something. iptables puts remarks before it."""
     for line in complaint.decode(errors="replace").splitlines():
         words = " ".join(line.split())
-        if words:
+        if words and not words.startswith("#"):
             return words
     return ""

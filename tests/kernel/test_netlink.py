@@ -561,6 +561,12 @@ def test_an_overrun_is_told_once_and_what_comes_after_it_arrives(node, rsock):
             small.read()
 
 
+def test_a_first_pass_over_5000_peers_in_both_families_overruns_nothing(rsock, monitor):
+    routes = [peer(i, family) for family in (4, 6) for i in range(5000)]
+    assert rsock.apply(add(*routes)) == {}
+    assert [event.route for event in monitor.read()] == routes
+
+
 # Trust and recovery
 
 

@@ -76,6 +76,7 @@ class Cluster:
         self.control_plane = f"{name}-control-plane"
         self.workers = (f"{name}-worker", f"{name}-worker2")
         self.nodes = (self.control_plane, *self.workers)
+        self.before: dict[str, set[str]] = {}
         self.kubeconfig = kubeconfig
 
     # --- life ---------------------------------------------------------------
@@ -84,6 +85,7 @@ class Cluster:
         config = REPOSITORY / "deploy" / "kind" / f"{self.flavour.name}.yaml"
         self.tool("kind", "create", "cluster", "--name", self.name, "--image", image, "--config", str(config), timeout=240)
         until("every node is registered", lambda: len(self.get("nodes")["items"]) == len(self.nodes))
+        self.before = {node: node_state(self, node) for node in self.nodes}
 
     def delete(self) -> None:
         """Remove the cluster and its volumes, whatever state it is in."""
@@ -130,7 +132,11 @@ class Cluster:
 
     def pod_addresses(self, pod: str) -> dict[int, str]:
         """A pod's addresses by family."""
-        return by_family(entry["ip"] for entry in self.get("pod", pod)["status"].get("podIPs", []))
+        return _addresses(self.get("pod", pod))
+
+    def all_pod_addresses(self) -> dict[str, dict[int, str]]:
+        """The addresses of every pod of the tests, by its name and family."""
+        return {item["metadata"]["name"]: _addresses(item) for item in self.get("pods")["items"]}
 
     def condition(self, node: str, kind: str) -> dict[str, str] | None:
         """One condition of a Node, None if it has none of this type."""
@@ -180,6 +186,21 @@ class Cluster:
         pings.lost = pings.sent - int(found[2])
 
 
+def node_state(cluster: Cluster, node: str) -> set[str]:
+    """What pynet may leave on a node, in lines: routes, links, rules, files."""
+    script = r"""
+    for family in 4 6; do ip -$family route show table all | sed 's/ expires [0-9]*sec//; s/^/route /'; done
+    ip -o link show | sed -E 's/^[0-9]+: ([^:@]+).*/link \1/'
+    nft list tables | sed 's/^/nft /'
+    iptables-save; ip6tables-save; iptables-legacy-save; ip6tables-legacy-save
+    find /etc/cni /opt/cni/bin /var/lib/pynet /run/pynet /var/lib/cni/networks -type f -exec sha256sum {} + 2>/dev/null
+    ls -d /run/pynet /var/lib/pynet 2>/dev/null
+    true"""
+    lines = cluster.on_node(node, "sh", "-c", script).splitlines()
+    # kube-proxy's rules come and go; link-local routes come with a link that is seen by itself.
+    return {line for line in lines if not re.search(r"KUBE-|^[:*#]|^COMMIT|^nft table ip6? |fe80::|ff00::", line)}
+
+
 class Pings:
     """What became of a run of pings."""
 
@@ -196,6 +217,10 @@ def by_family(values: Any) -> dict[int, str]:
     for value in values:
         found.setdefault(ipaddress.ip_interface(value).version, value)
     return found
+
+
+def _addresses(pod: dict[str, Any]) -> dict[int, str]:
+    return by_family(entry["ip"] for entry in pod["status"].get("podIPs", []))
 
 
 def in_url(address: str) -> str:

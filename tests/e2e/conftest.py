@@ -16,6 +16,9 @@ from tests.e2e.release import Release
 TIMES: dict[str, float] = defaultdict(float)
 """Seconds by part, for the summary."""
 
+NOTES: list[str] = []
+"""Figures that tests noted, for the summary."""
+
 
 def pytest_addoption(parser):
     parser.addoption("--flavours", default=",".join(FLAVOURS), help="clusters to test on, separated by commas")
@@ -57,6 +60,8 @@ def pytest_terminal_summary(terminalreporter):
     terminalreporter.section("time by part")
     for part, seconds in TIMES.items():
         terminalreporter.write_line(f"{seconds:7.1f} s  {part}")
+    for text in NOTES:
+        terminalreporter.write_line(text)
 
 
 def asset(name: str) -> str:
@@ -65,6 +70,14 @@ def asset(name: str) -> str:
     if not value:
         pytest.fail(f"{name} is not set: the end-to-end tests are started by tests/e2e/run")
     return value
+
+
+@pytest.fixture
+def note(request):
+    """A function that takes a figure for the summary."""
+    call = getattr(request.node, "callspec", None)
+    flavour = call.params.get("cluster", "") if call else ""
+    return lambda text: NOTES.append(f"[{flavour}] {text}")
 
 
 @pytest.fixture(scope="session")

@@ -43,6 +43,10 @@ class Release:
         """``helm upgrade`` with the values that are set, and these."""
         self.helm("upgrade", RELEASE, str(CHART), "--reuse-values", *arguments)
 
+    def uninstall(self) -> None:
+        """``helm uninstall``, which waits for the nodes to be cleaned."""
+        self.helm("uninstall", RELEASE, "--wait", "--timeout", "3m", timeout=200)
+
     def agents(self) -> dict[str, dict[str, Any]]:
         """The agents' pods by node, without those that are going."""
         items = json.loads(self.kubectl("get", "pods", "-l", SELECTOR, "-o", "json"))["items"]

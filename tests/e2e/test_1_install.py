@@ -29,11 +29,11 @@ def test_nodes_are_not_ready_without_a_network(bare):
         assert "cni plugin not initialized" in ready["message"]
 
 
-def test_nodes_become_ready_with_the_chart(cluster, request):
+def test_nodes_become_ready_with_the_chart(cluster, request, note):
     began = time.monotonic()
     request.getfixturevalue("pynet")
     until("every node is Ready", lambda: all(map(cluster.is_ready, cluster.nodes)), 90)
-    print(f"helm install to all nodes Ready: {time.monotonic() - began:.1f} s")
+    note(f"helm install to all nodes Ready: {time.monotonic() - began:.1f} s")
 
 
 def test_network_unavailable_is_taken_back(cluster, pynet):

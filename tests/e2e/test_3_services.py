@@ -154,7 +154,7 @@ def test_packets_as_large_as_the_mtu_pass_and_larger_ones_are_refused(cluster, p
         assert size == "4000000"
 
 
-def test_throughput_is_that_of_a_hand_made_route(cluster, pods):
+def test_throughput_is_that_of_a_hand_made_route(cluster, pods, note):
     """iperf3 between two pods, and between two namespaces that are joined by nothing but veth pairs and two routes."""
     ours = [_throughput_of_pods(cluster)]
     with _HandMade(cluster) as by_hand:
@@ -162,7 +162,7 @@ def test_throughput_is_that_of_a_hand_made_route(cluster, pods):
         for _ in range(2):  # each in turn: the machine is not the same from one moment to the next
             ours.append(_throughput_of_pods(cluster))
             plain.append(by_hand.throughput())
-    print(f"iperf3, Gbit/s: pods {[round(x, 1) for x in ours]}, by hand {[round(x, 1) for x in plain]}")
+    note(f"iperf3, Gbit/s: pods {[round(x, 1) for x in ours]}, by hand {[round(x, 1) for x in plain]}")
     assert max(ours) > 0.6 * max(plain)
 
 

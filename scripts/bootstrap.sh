@@ -46,7 +46,7 @@ install_packages() {
     say "missing: ${packages[*]}; run this once:  sudo apt-get install --yes ${packages[*]}"
   else
     say "installing ${packages[*]} with apt-get"
-    export DEBIAN_FRONTEND=noninteractive
+    export DEBIAN_FRONTEND=noninteractive DEBCONF_NOWARNINGS=yes
     apt-get update -qq </dev/null || fail "apt-get update failed (its words are above)"
     apt-get install -qq --yes --no-install-recommends "${packages[@]}" </dev/null >/dev/null ||
       fail "apt-get could not install ${packages[*]} (its words are above)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import signal
 import subprocess
 import threading
@@ -81,6 +82,8 @@ class Lab:
     def ping(self) -> list[Ping]:
         """Ping every pod from every pod."""
         pods = [Pod(pod.name, pod.namespace, self._by_family(pod)) for _, pod in self.plan.pods]
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a socket for each pod and family: 1,024 in the largest lab
         results: list[Ping] = []
         self._step("pings", f"{len(pods)} pods, each pinged from each", lambda: results.extend(ping_all(pods, self._check)))
         return results

@@ -74,7 +74,7 @@ def ping_all(pods: Sequence[Pod], check: Callable[[], None]) -> list[Ping]:
 
         while tries or waiting:
             check()
-            while tries and len(waiting) < IN_FLIGHT:
+            if tries and len(waiting) < IN_FLIGHT:
                 each = tries.popleft()
                 sequence = sequence % 65535 + 1
                 began = time.time()
@@ -83,7 +83,8 @@ def ping_all(pods: Sequence[Pod], check: Callable[[], None]) -> list[Ping]:
                     settle(each, None, error)
                 else:
                     waiting[sequence, each.family] = (each, began)
-            for key, arrived in sockets.receive(_patience(waiting)):
+            more = bool(tries) and len(waiting) < IN_FLIGHT
+            for key, arrived in sockets.receive(0 if more else _patience(waiting)):
                 if key in waiting:
                     each, began = waiting.pop(key)
                     settle(each, max(0.0, arrived - began))
@@ -103,17 +104,18 @@ class _Sockets:
         self._ident = os.getpid() & 0xFFFF
         self._sockets: dict[tuple[str, Family], socket.socket] = {}
         self._by_descriptor: dict[int, tuple[socket.socket, Family]] = {}
-        self._poll = select.poll()
+        self._poll = select.epoll()
         for pod in pods:
             for family, sock in enter(pod.namespace, partial(_open_all, pod)):
                 self._sockets[pod.name, family] = sock
                 self._by_descriptor[sock.fileno()] = (sock, family)
-                self._poll.register(sock, select.POLLIN)
+                self._poll.register(sock, select.EPOLLIN)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._poll.close()
         for sock in self._sockets.values():
             sock.close()
 
@@ -131,7 +133,7 @@ class _Sockets:
 
         When is what the kernel says: by the time that this thread looks, a reply may have waited behind many others.
         """
-        for descriptor, _ in self._poll.poll(seconds * 1000):
+        for descriptor, _ in self._poll.poll(seconds):
             sock, family = self._by_descriptor[descriptor]
             try:
                 while True:

@@ -174,6 +174,7 @@ def test_a_refusal_is_said_once_and_ends_the_trying(bench: Bench) -> None:
     assert slow.counts.dropped == 6
     assert bench.failures == ["we may not create events in namespace default (RBAC): events is forbidden"]
     assert len(bench.posted) == 1
+    assert not slow._queue
 
 
 def test_an_api_server_in_trouble_is_asked_again_and_not_for_ever(bench: Bench) -> None:
@@ -215,6 +216,13 @@ def test_names_and_messages_fit_what_the_server_takes(bench: Bench) -> None:
     assert ".." not in name
     assert name.startswith("a" * 199 + ".")
     assert len(event["message"].encode()) <= 1024
+
+
+def test_what_is_due_is_not_held_up_by_what_is_due_later(bench: Bench) -> None:
+    patient = bench.agent("n1", settle=60.0)
+    tell(patient)
+    patient.own("own-uid", "PynetNotReady", "why")
+    assert [event["reason"] for event in bench.await_posts(1)] == ["PynetNotReady"]
 
 
 def test_stopping_does_not_wait_for_what_is_due_later(bench: Bench) -> None:

@@ -59,7 +59,7 @@ class NodeCondition:
         self._node = node
         self._clock = clock
         self._contest = Contest(free=4)
-        self._overwritten: object = _NOTHING  # what the watch showed when our patch was accepted, and has shown since
+        self._done_for: object = _NOTHING  # what the watch showed when there was last nothing left to do
         self._seen: Seen = RIGHT
         self._applier: Applier[Seen] = Applier("condition", self._apply, on_result=on_result)
 
@@ -88,17 +88,14 @@ class NodeCondition:
         return self._applier.stop(timeout)
 
     def _apply(self, seen: Seen) -> None:
-        if seen == RIGHT:
-            self._overwritten = _NOTHING
-            return
         try:
             # The same again: the watch may be late, or somebody was quicker than it. Only the server knows.
-            actual = self._current() if self._overwritten == seen else seen
+            actual = self._current() if self._done_for == seen else seen
             if actual != RIGHT:
                 self._assert(actual)
         except ApiError as problem:
             raise ConditionError(self._why(problem)) from None
-        self._overwritten = seen
+        self._done_for = seen
 
     def _assert(self, seen: Seen) -> None:
         now = self._clock()

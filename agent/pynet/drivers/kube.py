@@ -20,7 +20,7 @@ from pynet.drivers.credentials import CredentialsError
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from pynet.drivers.credentials import Access, Credentials
 
@@ -60,7 +60,7 @@ class Stream:
         """The body, inflated, in pieces of at most 256 KiB. Raises ApiError, or MalformedError for what is no gzip."""
         encoding = self._response.headers.get("Content-Encoding", "identity").lower()
         if encoding == "gzip":
-            return _inflated(self._raw())
+            return inflated(self._raw())
         if encoding == "identity":
             return self._raw()
         raise MalformedError(f"content encoding {encoding!r}, not asked for")
@@ -77,7 +77,8 @@ class Stream:
         self._response.close()
 
 
-def _inflated(chunks: Iterator[bytes]) -> Iterator[bytes]:
+def inflated(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """The gzip stream in ``chunks``, in pieces of at most 256 KiB. Raises MalformedError."""
     inflate = zlib.decompressobj(31)
     try:
         for chunk in chunks:

@@ -498,6 +498,17 @@ def test_without_nft_the_reason_is_one_line_and_it_is_tried_again(keeper, monkey
     until(lambda: keeper.it.ready_for(RULES), "nft found")
 
 
+def test_a_resync_that_fails_is_made_up_for(keeper, netns, monkeypatch) -> None:
+    keeper.settle()
+    assert keeper.it._watch.stop(5)
+    netns.run("nft", "flush", "ruleset")
+    monkeypatch.setattr(command, "find", lambda _name: None)
+    keeper.it.resync()
+    until(lambda: not keeper.it.ok, "no nft")
+    monkeypatch.undo()
+    keeper.repaired()
+
+
 def test_without_nft_and_with_masquerading_off_nothing_is_wrong(keeper, monkeypatch) -> None:
     monkeypatch.setattr(command, "find", lambda _name: None)
     keeper.settle(Ruleset(ipv4=False, ipv6=False))

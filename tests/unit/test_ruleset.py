@@ -7,7 +7,7 @@ import json
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pynet.apply.ruleset import Ruleset, Table, difference, is_whole, parse, plan, render, replacement
 from pynet.core.addresses import parse_address, parse_prefix
@@ -173,6 +173,7 @@ def test_overlaps_and_neighbours_are_merged(given_, merged) -> None:
     assert sorted(map(spell, table.elements["except-6" if ":" in given_[0] else "except-4"])) == merged
 
 
+@settings(deadline=None)
 @given(prefixes)
 def test_merging_keeps_exactly_the_addresses(some) -> None:
     table = render(Ruleset(except_=some))
@@ -186,6 +187,7 @@ def test_merging_keeps_exactly_the_addresses(some) -> None:
         assert all(int.from_bytes(left[1]) + 1 < int.from_bytes(right[0]) for left, right in pairwise(intervals))
 
 
+@settings(deadline=None)
 @given(rulesets, rulesets)
 def test_plan_leads_from_any_table_to_the_wanted_one_and_then_is_empty(before, after) -> None:
     held, wanted = render(before), render(after)
@@ -197,6 +199,7 @@ def test_plan_leads_from_any_table_to_the_wanted_one_and_then_is_empty(before, a
     assert difference(wanted, wanted) == ""
 
 
+@settings(deadline=None)
 @given(rulesets, prefixes, prefixes, addresses)
 def test_where_only_elements_differ_only_elements_change(before, own, except_, nodes) -> None:
     after = Ruleset(own, before.pods, tuple(nodes), except_, before.ipv4, before.ipv6, before.random_fully)
@@ -204,6 +207,7 @@ def test_where_only_elements_differ_only_elements_change(before, own, except_, n
     assert not commands or not is_whole(commands)
 
 
+@settings(deadline=None)
 @given(rulesets)
 def test_replacement_works_over_anything(ruleset) -> None:
     wanted = render(ruleset)
@@ -217,6 +221,12 @@ def test_a_new_node_is_one_element() -> None:
     assert plan(render(FULL), render(after)) == [
         {"add": {"element": {"family": "inet", "table": "pynet", "name": "nodes-4", "elem": ["172.16.0.3"]}}}
     ]
+
+
+def test_an_interval_that_is_no_prefix_is_given_as_a_range() -> None:
+    commands = replacement(render(Ruleset(except_=(parse_prefix("10.0.1.0/24"), parse_prefix("10.0.2.0/24")))))
+    elements = [c["add"]["set"]["elem"] for c in commands[2:] if c["add"].get("set", {}).get("name") == "except-4"]
+    assert elements == [[{"range": ["10.0.1.0", "10.0.2.255"]}]]
 
 
 def test_interval_sets_are_flushed_and_filled_when_something_goes() -> None:

@@ -120,10 +120,9 @@ class Masquerade:
             doubt, self._doubt = self._doubt, ""
         try:
             self._mend(wanted, drift, doubt)
-        except MissingError:
-            if wanted is not None:
-                raise  # else: masquerading is off, and there is no nft that could have made a table
-        except Exception:
+        except Exception as error:
+            if wanted is None and isinstance(error, MissingError):
+                return  # masquerading is off, and there is no nft that could have made a table
             with self._lock:
                 self._drift = self._drift or drift
                 self._doubt = self._doubt or doubt

@@ -34,25 +34,28 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("cluster", [name for name in asked if name in offered], indirect=True, scope="session")
 
 
-def pytest_collection_modifyitems(items):
+def flavour_of(item):
+    """The flavour that a test runs on, None if it needs no cluster."""
+    call = getattr(item, "callspec", None)
+    return call.params.get("cluster") if call else None
+
+
+def pytest_collection_modifyitems(config, items):
     """One cluster after the other, and on each the sections in their order."""
-    order = list(FLAVOURS)
-
-    def place(item):
-        call = getattr(item, "callspec", None)
-        flavour = call.params.get("cluster") if call else None
-        return (order.index(flavour) if flavour else -1, item.path.name)
-
-    items.sort(key=place)
+    order = [None, *FLAVOURS]
+    # A module that runs on none of the flavours asked for is there once, with a flavour that is none.
+    none = [item for item in items if flavour_of(item) not in order]
+    config.hook.pytest_deselected(items=none)
+    items[:] = sorted(
+        (item for item in items if item not in none), key=lambda item: (order.index(flavour_of(item)), item.path.name)
+    )
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item, nextitem):
     began = time.monotonic()
     result = yield
-    call = getattr(item, "callspec", None)
-    flavour = call.params.get("cluster", "") if call else ""
-    TIMES[f"{item.path.stem} {flavour}"] += time.monotonic() - began
+    TIMES[f"{item.path.stem} {flavour_of(item) or ''}"] += time.monotonic() - began
     return result
 
 
@@ -75,9 +78,7 @@ def asset(name: str) -> str:
 @pytest.fixture
 def note(request):
     """A function that takes a figure for the summary."""
-    call = getattr(request.node, "callspec", None)
-    flavour = call.params.get("cluster", "") if call else ""
-    return lambda text: NOTES.append(f"[{flavour}] {text}")
+    return lambda text: NOTES.append(f"[{flavour_of(request.node) or '-'}] {text}")
 
 
 @pytest.fixture(scope="session")

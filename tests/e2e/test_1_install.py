@@ -47,9 +47,10 @@ def test_coredns_runs(cluster, pynet):
 
 
 def test_every_node_has_a_route_of_ours_to_every_peer(cluster, pynet):
+    cidrs = {node: cluster.pod_cidrs(node) for node in cluster.nodes}
+    addresses = {node: cluster.node_addresses(node) for node in cluster.nodes}
     for node in cluster.nodes:
         for family in cluster.flavour.families:
             routes = json.loads(cluster.on_node(node, "ip", "-json", f"-{family}", "route", "show", "protocol", "110"))
             found = {(route["dst"], route.get("gateway")) for route in routes if route.get("type", "unicast") == "unicast"}
-            peers = [peer for peer in cluster.nodes if peer != node]
-            assert found == {(cluster.pod_cidrs(peer)[family], cluster.node_addresses(peer)[family]) for peer in peers}
+            assert found == {(cidrs[peer][family], addresses[peer][family]) for peer in cluster.nodes if peer != node}

@@ -9,8 +9,8 @@ import pytest
 from tests.e2e.cluster import in_url
 from tests.e2e.workload import pod_name
 
-TCP = "curl -s -S -m 3 http://{url}:{port}/"
-UDP = "echo | socat -t 2 - UDP{family}:{url}:{port}"
+TCP = "curl -s -S -m 5 http://{url}:{port}/"
+UDP = "echo | socat -t 5 - UDP{family}:{url}:{port} | grep ."
 
 
 def conversations(cluster, source, targets, what):

@@ -82,7 +82,7 @@ def test_hosts_reach_cluster_ips(cluster, services):
 def test_udp_service(cluster, services):
     for node in cluster.nodes:
         for family, address in addresses(services["all"]).items():
-            said = cluster.exec(pod_name("b", node), f"echo | socat -t 2 - UDP{family}:{in_url(address)}:53")
+            said = cluster.exec(pod_name("b", node), f"echo | socat -t 5 - UDP{family}:{in_url(address)}:53")
             assert said.startswith("a-"), said
 
 

@@ -244,10 +244,12 @@ class Cluster:
     @contextlib.contextmanager
     def cut_off(self, agent: Agent) -> Iterator[None]:
         """Drop what the agent and the API server say to each other, both ways and without a word to either."""
-        ruleset = (
-            "table inet cutoff { chain out { type filter hook output priority 0; tcp dport 6443 drop; }\n"
-            "chain in { type filter hook input priority 0; tcp sport 6443 drop; } }"
-        )
+        ruleset = """
+            table inet cutoff {
+              chain out { type filter hook output priority 0; tcp dport 6443 drop; }
+              chain in { type filter hook input priority 0; tcp sport 6443 drop; }
+            }
+        """
         agent.namespace.run("nft", "-f", "-", input=ruleset)
         try:
             yield

@@ -50,7 +50,7 @@ def binaries(*names: str) -> dict[str, Path]:
 class ControlPlane:
     """etcd and kube-apiserver in network namespace ``namespace``, serving on ``address`` (must be there) and on its loopback.
 
-    Its certificate also names the addresses ``also``. ``folder`` takes their data, keys and logs. ``client`` is an ApiClient of an
+    Its certificate names the addresses ``also`` too. ``folder`` takes data, keys and logs. ``client`` is an ApiClient of an
     administrator. Not thread-safe; the processes die with the thread that started them, so start it from the main thread.
     """
 

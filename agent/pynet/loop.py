@@ -269,7 +269,7 @@ class Loop:
         if self.writer.failures and self._retry_at == _FOREVER:
             self._retry_pause = min(max(1.0, 2 * self._retry_pause), 30.0)
             self._retry_at = time.monotonic() + self._retry_pause
-        changes = fib.read(self.facts.interest())
+        changes = fib.read(self.facts.interest(), but_own=full)
         self.facts.postpone(changes)
         if full or changes.dump:
             fib.dump(self.facts.desired.routes)

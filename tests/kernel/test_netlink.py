@@ -326,8 +326,8 @@ def between_datagrams(monkeypatch, change):
     """Have ``change()`` done once, after the next datagram that the request socket reads. Yields the sizes of what was read."""
     receive, sizes = netlink._receive, []
 
-    def receive_and_change(opened, flags=0):
-        buffer = receive(opened, flags)
+    def receive_and_change(opened, scratch, flags=0):
+        buffer = receive(opened, scratch, flags)
         if not flags:
             sizes.append(len(buffer))
             if len(sizes) == 1:

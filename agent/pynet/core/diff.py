@@ -73,6 +73,9 @@ class Differ:
             if want is None:
                 plan.departures.extend(self._departure(prefix, have))
                 continue
+            if not have:
+                plan.adds.append(Operation("add", want))
+                continue
             if len(have) == 1 and have[0] == want:
                 continue
             difference = self.compare(want, have)

@@ -52,21 +52,22 @@ def _open(receive_buffer: int) -> socket.socket:
     return opened
 
 
-def _receive(opened: socket.socket, flags: int = 0) -> bytes:
+def _receive(opened: socket.socket, scratch: bytearray, flags: int = 0) -> bytes:
+    """One datagram of the kernel's, by way of ``scratch``: memory for the largest at each call costs more than the call."""
     while True:
-        buffer, _, received, (sender, _) = opened.recvmsg(_DATAGRAM, 0, flags)
+        size, _, received, (sender, _) = opened.recvmsg_into([scratch], 0, flags)
         if sender == 0:  # else another process, with CAP_NET_ADMIN, plays the kernel
             if received & socket.MSG_TRUNC:
                 raise OSError(errno.EMSGSIZE, f"netlink message longer than {_DATAGRAM} bytes")
-            return buffer
+            return bytes(memoryview(scratch)[:size])
 
 
-def _waiting(opened: socket.socket) -> tuple[list[bytes], str]:
+def _waiting(opened: socket.socket, scratch: bytearray) -> tuple[list[bytes], str]:
     """Every datagram that waits, and in what way any was lost ("": none was)."""
     buffers, lost = [], ""
     while True:
         try:
-            buffers.append(_receive(opened, socket.MSG_DONTWAIT))
+            buffers.append(_receive(opened, scratch, socket.MSG_DONTWAIT))
         except BlockingIOError:
             return buffers, lost
         except OSError as error:
@@ -97,6 +98,7 @@ class RouteSocket:
         timeval = struct.pack("@ll", int(timeout), int(timeout % 1 * 1e6))
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
         self._watch = Monitor(groups=(), receive_buffer=_DATAGRAM)
+        self._scratch = bytearray(_DATAGRAM)
         self._sequence = 0
         self.portid: int = self._socket.getsockname()[0]  # our name in notifications of what we did
 
@@ -204,14 +206,14 @@ class RouteSocket:
     def _send(self, data: bytes, doing: str) -> None:
         with _explained(doing):
             # What an earlier request left: a dump that was given up goes on in the kernel, and bars the next, until it is read.
-            _waiting(self._socket)
+            _waiting(self._socket, self._scratch)
             self._socket.send(data)
 
     def _answers(self, first: int, count: int, doing: str) -> Iterator[tuple[bytes, Message]]:
         """What the kernel says to the ``count`` requests from number ``first``; the caller knows when it is enough."""
         while True:
             with _explained(doing):
-                buffer = _receive(self._socket)
+                buffer = _receive(self._socket, self._scratch)
             for message in rtwire.messages(buffer):
                 if message[3] == self.portid and 0 <= message[2] - first < count:
                     yield buffer, message
@@ -261,6 +263,7 @@ class Monitor:
 
     def __init__(self, *, groups: Iterable[int] = _GROUPS, receive_buffer: int = 4 * _BUFFER) -> None:
         self._socket = _open(receive_buffer)
+        self._scratch = bytearray(_DATAGRAM)
         self.listen(groups)
 
     def __enter__(self) -> Self:
@@ -282,17 +285,23 @@ class Monitor:
         for group in groups:
             self._socket.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP if on else _DROP_MEMBERSHIP, group)
 
-    def read(self) -> list[Event]:
+    def read(self, *, but_routes_of: int = 0) -> list[Event]:
         """The notifications that wait, oldest first; none if there are none. Raises Overrun if any was lost or makes no sense.
 
-        After a loss the kernel sends nothing until all that waits has been read, so that is thrown away first.
+        Routes changed by the socket of port ``but_routes_of`` are passed over unread, for who dumps all routes anyway. After a
+        loss the kernel sends nothing until all that waits has been read, so that is thrown away first.
         """
         with _explained("read notifications"):
-            buffers, lost = _waiting(self._socket)
+            buffers, lost = _waiting(self._socket, self._scratch)
         if lost:
             raise Overrun(lost)
         try:
-            events = [rtwire.decode_event(buffer, message) for buffer in buffers for message in rtwire.messages(buffer)]
+            events = [
+                rtwire.decode_event(buffer, message)
+                for buffer in buffers
+                for message in rtwire.messages(buffer)
+                if message[3] != but_routes_of or message[0] not in {rtwire.RTM_NEWROUTE, rtwire.RTM_DELROUTE}
+            ]
         except NetlinkError as error:
             raise Overrun(str(error)) from error
         return [event for event in events if event]

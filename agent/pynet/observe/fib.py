@@ -21,7 +21,6 @@ _FOREIGN_LIMIT: Final = 50_000
 kept, and a new peer costs a dump instead of a look."""
 
 
-
 class Interest(msgspec.Struct):
     """Which kernel events matter: the rest (a pod's veth coming up, a neighbour's route) is not worth a pass."""
 
@@ -113,11 +112,11 @@ class Fib:
             counts[prefix.family] += 1
         return counts
 
-    def read(self, interest: Interest) -> Changes:
-        """Take in the notifications that wait, without blocking."""
+    def read(self, interest: Interest, *, but_own: bool = False) -> Changes:
+        """Take in the notifications that wait, without blocking; ``but_own``: a dump comes next, which shows what we did."""
         changes = Changes()
         try:
-            events = self._monitor.read()
+            events = self._monitor.read(but_routes_of=self._socket.portid if but_own else 0)
         except Overrun:
             changes.dump = changes.host = changes.sysctls = True
             changes.overruns = 1

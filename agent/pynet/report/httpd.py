@@ -88,6 +88,7 @@ class HttpServer:
         self._selector = selectors.DefaultSelector()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._stopping = False
+        self._again = False
         self._thread = threading.Thread(target=self._run, name="httpd", daemon=True)
 
     def start(self) -> None:
@@ -95,6 +96,11 @@ class HttpServer:
         self._selector.register(self._wake, selectors.EVENT_READ)
         self._listen()
         self._thread.start()
+
+    def look_again(self) -> None:
+        """Listen where that was not possible before, now: what ``address()`` says may have changed. Called by any thread."""
+        self._again = True
+        os.eventfd_write(self._wake, 1)
 
     def stop(self) -> None:
         """Close everything; answers under way are cut off."""
@@ -115,7 +121,8 @@ class HttpServer:
         listen_at = time.monotonic() + RETRY_SECONDS
         while not self._stopping:
             now = time.monotonic()
-            if now >= listen_at:
+            if now >= listen_at or self._again:
+                self._again = False
                 self._listen()
                 listen_at = now + RETRY_SECONDS
             deadlines = [connection.deadline for port in self._ports for connection in port.connections]
@@ -124,9 +131,11 @@ class HttpServer:
             self._expire(time.monotonic())
 
     def _serve(self, ready: _Port | tuple[_Port, _Connection] | None) -> None:
-        if isinstance(ready, _Port):
+        if ready is None:
+            os.eventfd_read(self._wake)
+        elif isinstance(ready, _Port):
             self._accept(ready)
-        elif ready is not None:
+        else:
             port, connection = ready
             if connection not in port.connections:  # it gave way to another one a moment ago
                 return

@@ -36,6 +36,7 @@ class Reporter:
     ) -> None:
         self.board = StatusBoard(self._describe)
         self.problems: Callable[[], tuple[str, ...]] = tuple
+        self.address_known: Callable[[], None] = lambda: None
         self.snapshot_time = 0.0
         self.events: Events | None = None
         self._metrics = metrics
@@ -45,6 +46,7 @@ class Reporter:
         self._loop: Loop | None = None
         self._effects: Effects | None = None
         self._started = time.time()
+        self._addresses: tuple[bytes, ...] = ()
 
     def attach(self, loop: Loop, effects: Effects) -> None:
         """Tell whose state this is. Before the loop runs."""
@@ -54,6 +56,9 @@ class Reporter:
         """Note a finished pass."""
         loop = self._attached()
         self._note_peers(loop)
+        if loop.facts.desired.own.addresses != self._addresses:
+            self._addresses = loop.facts.desired.own.addresses
+            self.address_known()
         metrics = self._metrics
         result = "failed" if report.error else "verified" if report.verified else "unverified"
         metrics.reconcile.labels(report.trigger, result).inc()

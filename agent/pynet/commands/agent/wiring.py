@@ -104,6 +104,7 @@ class Agent:
         self._reporter.events = parts.events
         self._http = HttpServer(self._listeners(), self.log)
         self._reporter.problems = self._http.problems
+        self._reporter.address_known = self._http.look_again
 
     def run(self) -> None:
         """Run until :meth:`stop`."""

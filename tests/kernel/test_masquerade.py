@@ -16,7 +16,7 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pynet.apply import masquerade
+from pynet.apply import masquerade, tablewatch
 from pynet.apply.masquerade import Masquerade
 from pynet.apply.ruleset import Ruleset, parse, plan, render, replacement
 from pynet.core.addresses import parse_address, parse_prefix
@@ -379,6 +379,18 @@ def test_drift_is_repaired(keeper, netns, harm) -> None:
     assert keeper.drifts.empty()
 
 
+def test_tables_of_the_same_name_or_with_our_name_inside_are_not_ours(keeper, netns) -> None:
+    keeper.settle()
+    for theirs in (
+        "add table ip pynet; add chain ip pynet egress-4",
+        "add table inet x; add set inet x pynet { type ipv4_addr; }",
+    ):
+        netns.run("nft", theirs)
+    netns.run("nft", "flush", "chain", "inet", "pynet", "egress-4")  # announced after those
+    keeper.repaired()
+    assert keeper.drifts.empty()
+
+
 def test_every_flush_of_many_is_repaired(keeper, netns) -> None:
     keeper.settle()
     for _ in range(10):
@@ -446,27 +458,46 @@ def test_lost_events_lead_to_a_look(keeper, netns, monkeypatch) -> None:
 
 
 def test_a_monitor_that_breaks_is_opened_again_and_told(keeper, netns, monkeypatch) -> None:
-    from pynet.apply import tablewatch
-
     monkeypatch.setattr(tablewatch, "_REOPEN_AFTER", 0.01)
-    read = nfnetlink.Monitor.read
-    broken = threading.Event()
-
-    def failing(self, *args):
-        if not broken.is_set():
-            broken.set()
-            raise OSError(5, "Input/output error")
-        return read(self, *args)
-
     keeper.settle()
-    monkeypatch.setattr(nfnetlink.Monitor, "read", failing)
-    netns.run("nft", "add", "table", "ip", "theirs")
-    assert broken.wait(5)
+    monkeypatch.setattr(nfnetlink.Monitor, "read", failing_once(nfnetlink.Monitor.read))
     netns.run("nft", "flush", "ruleset")
     keeper.repaired()
     until(keeper.it._watch._thread.is_alive, "watching")
     netns.run("nft", "flush", "ruleset")
     keeper.repaired()
+
+
+def test_what_happens_while_the_monitor_is_closed_is_found_when_it_is_opened_again(keeper, netns, monkeypatch) -> None:
+    opening, opened = threading.Event(), threading.Event()
+    monitor = nfnetlink.Monitor
+
+    def late() -> nfnetlink.Monitor:
+        opening.set()
+        assert opened.wait(10)
+        return monitor()
+
+    keeper.settle()
+    monkeypatch.setattr(tablewatch, "_REOPEN_AFTER", 0.01)
+    monkeypatch.setattr(tablewatch, "Monitor", late)
+    monkeypatch.setattr(monitor, "read", failing_once(monitor.read))
+    netns.run("nft", "add", "table", "ip", "theirs")
+    assert opening.wait(5)
+    until(keeper.it._applier.idle, "the look that follows the failure")
+    netns.run("nft", "flush", "ruleset")
+    opened.set()
+    keeper.repaired()
+
+
+def failing_once(function):
+    calls = iter([OSError(5, "Input/output error")])
+
+    def one(*args):
+        if error := next(calls, None):
+            raise error
+        return function(*args)
+
+    return one
 
 
 def test_a_fight_is_not_fought_at_full_speed_and_is_told(keeper, netns) -> None:
@@ -546,6 +577,23 @@ def refusing_parts(transact):
         transact(commands, own)
 
     return one
+
+
+def test_a_transaction_whose_end_was_not_seen_is_not_trusted(keeper, monkeypatch) -> None:
+    """nft is killed after its deadline, but the kernel had accepted; then the value before comes back."""
+    keeper.settle()
+    transact = nftables.transact
+
+    def silent(*args):
+        transact(*args)
+        raise command.CommandError("nft", "killed after 10 s")
+
+    monkeypatch.setattr(masquerade, "transact", silent)
+    keeper.submit(Ruleset())
+    until(lambda: not keeper.it.ok, "killed")
+    monkeypatch.setattr(masquerade, "transact", transact)
+    keeper.settle()
+    assert keeper.in_kernel() == render(RULES)
 
 
 def test_a_listing_in_other_words_is_learned_not_fought(keeper, netns, monkeypatch) -> None:

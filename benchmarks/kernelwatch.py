@@ -103,13 +103,10 @@ class KernelWatch:
         return None
 
 
-def all_present(prefixes: Iterable[str], have: Iterable[str] = ()) -> Callable[[list[Seen]], float | None]:
-    """For `KernelWatch.await_`: the time at which every prefix had a route, beginning with ``have``.
-
-    Each call goes on where the last one ended.
-    """
-    missing = set(prefixes) - set(have)
+def all_present(prefixes: Iterable[str]) -> Callable[[list[Seen]], float | None]:
+    """For `KernelWatch.await_`: the time at which every prefix had a route. Each call goes on where the last one ended."""
     wanted = set(prefixes)
+    missing = set(wanted)
     at = 0
 
     def done(events: list[Seen]) -> float | None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 NODES = "/api/v1/nodes"
 SELF = "self"
-OWN_CIDR = "10.127.0.0/24"
+OWN_CIDR = "10.191.255.0/24"
 OWN_NUMBER = 2
 START_SECONDS = 180.0
 
@@ -117,13 +117,13 @@ class Trial:
         assert self.agent.process
         return int(self.agent.process.pid)
 
-    def start(self, contestant: Contestant, *, have: set[str] | None = None) -> None:
+    def start(self, contestant: Contestant) -> None:
         """Start the process and wait for all routes. Raises RuntimeError with its last words if they do not come."""
         command = contestant.command(self.agent)
         before, mark = self.received_bytes(), self.watch.mark()
         self.began = time.monotonic()
         self.agent.spawn(*command)
-        done = self.watch.await_(all_present(self.rig.wanted, have or ()), since=mark, seconds=START_SECONDS)
+        done = self.watch.await_(all_present(self.rig.wanted), since=mark, seconds=START_SECONDS)
         if done is None:
             raise RuntimeError(
                 f"{contestant.name}: not all routes within {START_SECONDS:.0f} s; its last words:\n{self.agent.log_end()}"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tests.support.pods import Pod
 
 _PORT = 9999
-_PEER_CIDR = "10.126.0.0/24"
+_PEER_CIDR = "10.191.254.0/24"
 
 
 def restarts(trial: Trial, contestant: Contestant) -> Iterator[tuple[str, str]]:
@@ -62,8 +62,8 @@ def _ping_through(trial: Trial, contestant: Contestant, pod: Pod, address: str) 
         for _ in range(trial.rig.settings.runs):
             for how in (signal.SIGTERM, signal.SIGKILL):
                 trial.agent.stop(how, seconds=30)
-                trial.start(contestant, have=trial.rig.wanted)
-                trial.settle()
+                trial.agent.spawn(*contestant.command(trial.agent))
+                trial.agent.await_ready(60)
         ping.send_signal(signal.SIGINT)
         ping.wait(10)
     found = re.search(r"(\d+) packets transmitted, (\d+) received", log.read_text())

@@ -81,6 +81,10 @@ def _spec(pod_cidrs: Sequence[str]) -> dict[str, Any]:
     return {"podCIDR": pod_cidrs[0], "podCIDRs": list(pod_cidrs)} if pod_cidrs else {}
 
 
+def _digest(node: str, image: int) -> str:
+    return hashlib.sha256(f"{node}/{image}".encode()).hexdigest()
+
+
 def _fill(body: dict[str, Any]) -> None:
     """Add what makes a real Node large."""
     name = body["metadata"]["name"]
@@ -108,7 +112,7 @@ def _fill(body: dict[str, Any]) -> None:
     body["status"]["images"] = [
         {
             "names": [
-                f"registry.example.com/team-{i % 7}/service-{i}@sha256:{hashlib.sha256(f'{name if i % 2 else ""}/{i}'.encode()).hexdigest()}",
+                f"registry.example.com/team-{i % 7}/service-{i}@sha256:{_digest(name if i % 2 else 'everywhere', i)}",
                 f"registry.example.com/team-{i % 7}/service-{i}:v1.{i}.0",
             ],
             "sizeBytes": 12345678 + 4321 * i,

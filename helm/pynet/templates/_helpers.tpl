@@ -14,27 +14,74 @@
 {{- end }}
 {{- end }}
 
-{{- define "pynet.labels" -}}
-app.kubernetes.io/name: pynet
-app.kubernetes.io/instance: {{ .Release.Name }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
-{{- end }}
-
 {{- define "pynet.selector" -}}
 app.kubernetes.io/name: pynet
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
+{{/* Labels of an object: "root", and perhaps "component" and "extra" (the user's; they never replace what selectors go by). */}}
+{{- define "pynet.labels" -}}
+{{- $ours := include "pynet.selector" .root | fromYaml }}
+{{- with .component }}{{ $_ := set $ours "app.kubernetes.io/component" . }}{{ end }}
+{{- $about := dict "app.kubernetes.io/version" .root.Chart.AppVersion "app.kubernetes.io/managed-by" .root.Release.Service }}
+{{- $_ := set $about "helm.sh/chart" (printf "%s-%s" .root.Chart.Name .root.Chart.Version) }}
+{{- merge $ours (deepCopy (.extra | default dict)) (deepCopy .root.Values.commonLabels) $about | toYaml }}
+{{- end }}
+
+{{/* Labels and annotations of an object: as for pynet.labels, and "annotations". */}}
+{{- define "pynet.metadata" -}}
+labels: {{- include "pynet.labels" . | nindent 2 }}
+{{- with merge (deepCopy (.annotations | default dict)) (deepCopy .root.Values.commonAnnotations) }}
+annotations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
 {{/* The agent's configuration: the user's, with the folders as they are mounted and /proc/sys where it can be written. */}}
 {{- define "pynet.config" -}}
+{{- include "pynet.checkConfig" . }}
 {{- $cni := dict "confDir" .Values.hostPaths.cniConf "binDir" .Values.hostPaths.cniBin "ipamDir" (printf "%s/ipam" .Values.hostPaths.run) }}
 {{- $ours := dict "cni" $cni "sysctls" (dict "root" "/host/proc/sys") "stateDir" .Values.hostPaths.state "runDir" .Values.hostPaths.run }}
 {{- mergeOverwrite $ours (deepCopy .Values.config) | toYaml }}
 {{- end }}
 
-{{/* Health is served on loopback, at the port of the configuration. */}}
+{{/* What no schema can say: two values that do not go together. Fails with both keys. */}}
+{{- define "pynet.checkConfig" -}}
+{{- $config := .Values.config }}
+{{- $paths := .Values.hostPaths }}
+{{- include "pynet.checkSame" (list "config.cni.confDir" (dig "cni" "confDir" "" $config) "hostPaths.cniConf" $paths.cniConf) }}
+{{- include "pynet.checkSame" (list "config.cni.binDir" (dig "cni" "binDir" "" $config) "hostPaths.cniBin" $paths.cniBin) }}
+{{- include "pynet.checkSame" (list "config.stateDir" (dig "stateDir" "" $config) "hostPaths.state" $paths.state) }}
+{{- include "pynet.checkSame" (list "config.runDir" (dig "runDir" "" $config) "hostPaths.run" $paths.run) }}
+{{- $ipam := dig "cni" "ipamDir" "" $config }}
+{{- if and $ipam (not (hasPrefix (printf "%s/" $paths.run) $ipam)) }}
+{{- fail (printf "config.cni.ipamDir is %q, which no pod of ours sees; allowed: a folder in hostPaths.run (%s)" $ipam $paths.run) }}
+{{- end }}
+{{- $root := dig "sysctls" "root" "" $config }}
+{{- if and $root (ne $root "/host/proc/sys") }}
+{{- fail (printf "config.sysctls.root is %q; allowed: nothing else than /host/proc/sys, where this chart mounts it" $root) }}
+{{- end }}
+{{- if eq (include "pynet.metricsPort" . | int) (include "pynet.healthPort" . | int) }}
+{{- fail (printf "config.metrics.port and config.health.port are both %s; allowed: two different ports" (include "pynet.healthPort" .)) }}
+{{- end }}
+{{- $metric := dig "routes" "metric" 100 $config | int }}
+{{- $buckets := dig "routes" "metricBuckets" 64 $config | int }}
+{{- if ge (add $metric $buckets | int) 256 }}
+{{- fail (printf "config.routes.metric is %d and config.routes.metricBuckets is %d; allowed: a sum below 256" $metric $buckets) }}
+{{- end }}
+{{- end }}
+
+{{/* A folder that the user named twice: (key, value, key of the mount, its value). */}}
+{{- define "pynet.checkSame" -}}
+{{- if and (index . 1) (ne (index . 1) (index . 3)) }}
+{{- fail (printf "%s is %q and %s is %q; set %s alone: the folder is mounted from there, and the configuration follows" (index . 0) (index . 1) (index . 2) (index . 3) (index . 2)) }}
+{{- end }}
+{{- end }}
+
+{{/* Health is served on loopback, at address and port of the configuration. */}}
+{{- define "pynet.healthAddress" -}}
+{{- dig "health" "address" "127.0.0.1" .Values.config }}
+{{- end }}
+
 {{- define "pynet.healthPort" -}}
 {{- dig "health" "port" 9794 .Values.config }}
 {{- end }}
@@ -105,12 +152,28 @@ securityContext:
 {{- with .Values.priorityClassName }}
 priorityClassName: {{ . }}
 {{- end }}
-{{- with .Values.imagePullSecrets }}
-imagePullSecrets: {{ toJson . }}
-{{- end }}
+{{- include "pynet.pullSecrets" . }}
 nodeSelector: {{ toJson .Values.nodeSelector }}
-tolerations: {{ toJson .Values.tolerations }}
 {{- with .Values.affinity }}
 affinity: {{ toJson . }}
 {{- end }}
+{{- end }}
+
+{{- define "pynet.pullSecrets" -}}
+{{- with .Values.imagePullSecrets | default (dig "imagePullSecrets" (list) .Values.global) }}
+imagePullSecrets: {{ toJson . }}
+{{- end }}
+{{- end }}
+
+{{- define "pynet.hook" -}}
+helm.sh/hook: pre-delete
+helm.sh/hook-weight: "-5"
+helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+{{- end }}
+
+{{- define "pynet.jobHook" -}}
+helm.sh/hook: pre-delete
+helm.sh/hook-weight: "0"
+helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+helm.sh/hook-output-log-policy: hook-succeeded,hook-failed
 {{- end }}

@@ -41,7 +41,7 @@ def read_yaml(content: bytes) -> Any:
     """
     try:
         # The loader is a SafeLoader; yaml.load closes it in every case.
-        return yaml.load(content.decode("utf-8-sig"), Loader=_StrictLoader)  # noqa: S506
+        return yaml.load(content.decode(), Loader=_StrictLoader)  # noqa: S506
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 (byte {error.start + 1})") from None
     except yaml.MarkedYAMLError as error:

@@ -114,6 +114,27 @@ def test_a_second_request_on_a_connection_is_not_answered(port):
     assert answer.count(b"HTTP/1.1") == 1
 
 
+def test_nor_is_one_that_comes_after_the_answer_and_its_page_is_not_made():
+    made: list[object] = []
+
+    def counted(headers: object) -> Reply:
+        made.append(headers)
+        return hello(headers)
+
+    with serving(on_loopback({"/hello": counted})) as server, connect(server.port("health")) as sock:
+        sock.sendall(b"GET /hello HTTP/1.1\r\n\r\n")
+        assert everything(sock).endswith(b"hello\n")
+        sock.sendall(b"GET /hello HTTP/1.1\r\n\r\n")
+        until(lambda: not server._ports[0].connections)
+    assert len(made) == 1
+
+
+def test_the_answer_s_end_is_told_at_once(port):
+    began = time.monotonic()
+    raw(port, b"GET /hello HTTP/1.1\r\n\r\n")
+    assert time.monotonic() - began < httpd._LINGER_SECONDS / 2
+
+
 def test_query_strings_and_absolute_urls_reach_the_page(port):
     assert ask(port, "/hello?verbose=1")[0] == 200
     assert raw(port, b"GET http://127.0.0.1/hello HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.1 200")
@@ -315,6 +336,15 @@ def test_a_listener_waits_for_an_address_that_is_not_known_yet_and_follows_it(mo
         assert ask(server.port("metrics"), "/hello", address="127.0.0.2")[0] == 200
         with pytest.raises(ConnectionRefusedError):
             connect(first)
+
+
+def test_an_address_that_becomes_known_is_listened_on_at_once_when_told():
+    address: list[str | None] = [None]
+    with serving(Listener("metrics", lambda: address[0], 0, PAGES)) as server:
+        address[0] = "127.0.0.1"
+        server.look_again()
+        until(lambda: server.port("metrics"), seconds=httpd.RETRY_SECONDS / 2)
+        assert ask(server.port("metrics"), "/hello")[0] == 200
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])

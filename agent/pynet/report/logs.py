@@ -107,7 +107,7 @@ class LineWriter:
         with self._lock:
             if self.lost and self._write(b'{"level":"warning","event":"log_lines_lost","lines":%d}\n' % self.lost):
                 self.lost = 0
-            if self.lost or not self._write(line):
+            if not self._write(line):
                 self.lost += 1
 
     log = debug = info = warning = error = critical = exception = msg

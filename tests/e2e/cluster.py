@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import json
+import os
 import re
 import subprocess
 import time
@@ -49,6 +50,13 @@ def run(*command: str, stdin: str | None = None, timeout: float = 60, check: boo
     if check and done.returncode != 0:
         raise CommandError(f"{' '.join(command)}: exit status {done.returncode}\n{done.stdout}{done.stderr}")
     return done.stdout
+
+
+def asset(name: str) -> str:
+    """Something that tests/e2e/run prepared, by the name of its environment variable."""
+    value = os.environ.get(name)
+    assert value, f"{name} is not set: the end-to-end tests are started by tests/e2e/run"
+    return value
 
 
 def until(what: str, probe: Callable[[], Any], timeout: float = 60, interval: float = 0.25) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e import workload
-from tests.e2e.cluster import FLAVOURS, NAMESPACE, Cluster, run
+from tests.e2e.cluster import FLAVOURS, NAMESPACE, Cluster, asset, run
 from tests.e2e.release import Release
 
 TIMES: dict[str, float] = defaultdict(float)
@@ -65,14 +64,6 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.write_line(f"{seconds:7.1f} s  {part}")
     for text in NOTES:
         terminalreporter.write_line(text)
-
-
-def asset(name: str) -> str:
-    """Something that tests/e2e/run prepared, by the name of its environment variable."""
-    value = os.environ.get(name)
-    if not value:
-        pytest.fail(f"{name} is not set: the end-to-end tests are started by tests/e2e/run")
-    return value
 
 
 @pytest.fixture

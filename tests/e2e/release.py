@@ -72,6 +72,10 @@ class Release:
         name = self.agents()[node]["metadata"]["name"]
         return self.kubectl("exec", name, "-c", "agent", "--", *command, timeout=timeout, check=check)
 
+    def log(self, node: str) -> str:
+        """What the agent of a node has logged."""
+        return self.kubectl("logs", self.agents()[node]["metadata"]["name"], "-c", "agent")
+
     def status(self, node: str) -> Any:
         """What ``pynet status`` says on a node."""
         return json.loads(self.in_agent(node, "pynet", "status", "--output", "json", check=False))

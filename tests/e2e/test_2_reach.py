@@ -10,14 +10,13 @@ from tests.e2e.cluster import in_url
 from tests.e2e.workload import pod_name
 
 TCP = "curl -s -S -m 5 http://{url}:{port}/"
-UDP = "echo | socat -t 5 - UDP{family}:{url}:{port} | grep ."
+UDP = "timeout 5 bash -c 'exec 3<>/dev/udp/{address}/{port}; echo >&3; head -1 <&3'"
 
 
 def conversations(cluster, source, targets, what):
     """From pod ``source`` ask each of ``targets``, {(pod, family): (address, port)}; returns what each said."""
     script = [
-        f"{what.format(url=in_url(address), port=port, family=family)} || echo failed"
-        for (_, family), (address, port) in targets.items()
+        f"{what.format(url=in_url(address), address=address, port=port)} || echo failed" for address, port in targets.values()
     ]
     return dict(zip(targets, cluster.exec(source, "\n".join(script), timeout=120).splitlines(), strict=True))
 

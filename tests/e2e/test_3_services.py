@@ -9,6 +9,7 @@ import pytest
 
 from tests.e2e import workload
 from tests.e2e.cluster import by_family, in_url, run, until
+from tests.e2e.test_2_reach import UDP
 from tests.e2e.workload import pod_name
 
 HOST_PORT = 18081
@@ -81,8 +82,8 @@ def test_hosts_reach_cluster_ips(cluster, services):
 
 def test_udp_service(cluster, services):
     for node in cluster.nodes:
-        for family, address in addresses(services["all"]).items():
-            said = cluster.exec(pod_name("b", node), f"echo | socat -t 5 - UDP{family}:{in_url(address)}:53")
+        for address in addresses(services["all"]).values():
+            said = cluster.exec(pod_name("b", node), UDP.format(address=address, port=53))
             assert said.startswith("a-"), said
 
 

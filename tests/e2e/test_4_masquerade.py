@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+
 import pytest
 
 from tests.e2e.cluster import in_url
@@ -14,7 +16,7 @@ def test_outside_sees_the_nodes_address(cluster, outside, what):
     for node in cluster.nodes:
         for family, address in outside.addresses.items():
             if family in cluster.flavour.families:
-                said = cluster.exec(pod_name("a", node), what.format(url=in_url(address), port=8080, family=family)).split()
+                said = cluster.exec(pod_name("a", node), what.format(url=in_url(address), address=address, port=8080)).split()
                 assert _same(said[1], cluster.node_addresses(node)[family]), f"{node} over IPv{family}: {said}"
 
 
@@ -27,6 +29,4 @@ def test_a_host_is_not_masqueraded_towards_the_outside(cluster, outside):
 
 
 def _same(one, other):
-    from ipaddress import ip_address
-
     return ip_address(one.strip("[]")) == ip_address(other)

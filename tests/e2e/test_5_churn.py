@@ -36,6 +36,7 @@ def test_kubelet_restart_loses_no_packet(cluster, pods):
     with no_packet_lost(cluster):
         cluster.on_node(node, "systemctl", "restart", "kubelet")
         until("kubelet has reported again", lambda: cluster.is_ready(node) and _renewed_since(cluster, node, began), 60)
+        until("kubelet knows its pods again", lambda: cluster.exec(pod_name("a", node), "echo yes"))
 
 
 def _renewed_since(cluster, node, began):
@@ -48,6 +49,8 @@ def test_pods_talk_while_the_control_plane_is_away(cluster, pods, pynet):
     with no_packet_lost(cluster):
         run("docker", "restart", "--time", "10", cluster.control_plane, timeout=90)
         until("the API server answers", lambda: cluster.get("nodes"), 120)
+        for node in cluster.nodes:
+            until(f"the agent of {node} hears of the API server", lambda n=node: pynet.status(n)["api"]["connected"], 15)
         until("every agent is ready", pynet.ready, 120)
     # The control plane's own pods have started again, with new addresses.
     cluster.wait_ready("pods", "app in (a,b,host)", 3 * len(cluster.nodes), 120)
@@ -88,6 +91,10 @@ def test_a_node_that_left_can_join_again_with_another_pod_cidr(cluster, pods, py
     for other in others:
         until(f"{other} has routes to {node}", lambda o=other: set(new_cidrs.values()) <= _routes(cluster, o), 30)
     pynet.wait_ready()
+    # Until its own agent has seen the new Node too, pods would get addresses of the old podCIDR.
+    conflist = ("cat", "/etc/cni/net.d/05-pynet.conflist")
+    for cidr in new_cidrs.values():
+        until("the conflist has the new podCIDR", lambda c=cidr: c in cluster.on_node(node, *conflist), 15)
 
     cluster.kubectl("uncordon", node)
     workload.deploy(cluster)

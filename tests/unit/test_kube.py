@@ -524,12 +524,21 @@ def test_ipv6_server_and_its_address():
 # ---- streams
 
 
-def stream(fake, *faults):
-    fake.script("list", *faults)
-    return api_of(fake).open_stream("list", NODES, accept=PROTOBUF, read_timeout=5, gzip=True)
+@pytest.fixture
+def stream(fake):
+    opened = []
+
+    def open_one(*faults):
+        fake.script("list", *faults)
+        opened.append(api_of(fake).open_stream("list", NODES, accept=PROTOBUF, read_timeout=5, gzip=True))
+        return opened[-1]
+
+    yield open_one
+    for each in opened:
+        each.close()
 
 
-def test_stream_is_inflated_as_it_arrives(fake):
+def test_stream_is_inflated_as_it_arrives(stream):
     data = os.urandom(100_000) + b"x" * 3_000_000
     packed = gzip.compress(data)
 
@@ -541,14 +550,13 @@ def test_stream_is_inflated_as_it_arrives(fake):
         exchange.finish_chunks()
 
     release = threading.Event()
-    opened = stream(fake, slow)
+    opened = stream(slow)
     chunks = opened.chunks()
     got = next(chunks)
     release.set()
     pieces = [got, *chunks]
     assert b"".join(pieces) == data
     assert max(map(len, pieces)) <= 256 << 10
-    opened.close()
 
 
 def gzip_of(data: bytes) -> bytes:
@@ -564,23 +572,51 @@ def gzip_of(data: bytes) -> bytes:
         (gzip_of(b"y")[:-4] + b"0000", MalformedError),
     ],
 )
-def test_gzip_cut_short_or_damaged_is_malformed(fake, packed, error):
-    opened = stream(fake, lambda e: e.answer(200, packed, PROTOBUF, Content_Encoding="gzip"))
+def test_gzip_cut_short_or_damaged_is_malformed(stream, packed, error):
+    opened = stream(lambda e: e.answer(200, packed, PROTOBUF, Content_Encoding="gzip"))
     with pytest.raises(error):
         b"".join(opened.chunks())
 
 
-def test_encoding_that_nobody_asked_for_is_malformed(fake):
-    opened = stream(fake, lambda e: e.answer(200, b"x", PROTOBUF, Content_Encoding="br"))
+def test_encoding_that_nobody_asked_for_is_malformed(stream):
+    opened = stream(lambda e: e.answer(200, b"x", PROTOBUF, Content_Encoding="br"))
     with pytest.raises(MalformedError, match="br"):
-        opened.chunks()
+        next(opened.chunks())
 
 
-def test_chunked_stream_that_ends_without_its_last_chunk_is_broken(fake):
-    opened = stream(fake, lambda e: (e.begin(PROTOBUF), e.chunk(b"abc"), e.cut()))
+def test_chunked_stream_that_ends_without_its_last_chunk_is_broken(stream):
+    opened = stream(lambda e: (e.begin(PROTOBUF), e.chunk(b"abc"), e.cut()))
     with pytest.raises(ApiError) as caught:
         b"".join(opened.chunks())
     assert caught.value.code == "broken"
+
+
+def test_body_shorter_than_promised_is_broken(stream):
+    opened = stream(lambda e: (e.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n1234"), e.cut()))
+    with pytest.raises(ApiError, match="5 bytes early"):
+        b"".join(opened.chunks())
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_stream_read_to_its_end_leaves_its_connection_to_the_next(fake, chunked):
+    api = api_of(fake)
+    ports = set()
+
+    def note(exchange: Exchange):
+        ports.add(exchange.client_address[1])
+        if chunked:
+            exchange.begin(PROTOBUF)
+            exchange.chunk(b"abc")
+            exchange.finish_chunks()
+        else:
+            exchange.answer(200, b"abc", PROTOBUF)
+
+    fake.script("list", *[note] * 3)
+    for _ in range(3):
+        opened = api.open_stream("list", NODES, accept=PROTOBUF, read_timeout=5)
+        assert b"".join(opened.chunks()) == b"abc"
+        opened.close()
+    assert len(ports) == 1
 
 
 @pytest.mark.parametrize("tls", [False, True])
@@ -615,6 +651,7 @@ def test_stream_is_broken_off_from_another_thread_at_once(request, tls):
     assert not thread.is_alive()
     assert time.monotonic() - began < 1
     assert failures == ["broken"]
+    opened.close()
     assert api.get_json(WHERE) == {}  # requests that are no streams go on
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import threading
 import zlib
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 from urllib.parse import urlsplit
 
 import msgspec
@@ -17,11 +18,13 @@ from pynet.drivers import nodejson, nodeproto
 from pynet.drivers.apiwire import MalformedError, Status, TruncatedError
 from pynet.drivers.connections import Connections, new_pool
 from pynet.drivers.credentials import CredentialsError
+from pynet.drivers.tls import tls_context
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterable, Iterator
 
+    from pynet.drivers.connections import Connection
     from pynet.drivers.credentials import Access, Credentials
 
 CONNECT_TIMEOUT: Final = 5.0
@@ -55,25 +58,29 @@ class Stream:
     def __init__(self, response: urllib3.BaseHTTPResponse) -> None:
         self.content_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         self._response = response
+        self._answer = cast("Connection", response.connection).answer
 
     def chunks(self) -> Iterator[bytes]:
         """The body, inflated, in pieces of at most 256 KiB. Raises ApiError, or MalformedError for what is no gzip."""
         encoding = self._response.headers.get("Content-Encoding", "identity").lower()
-        if encoding == "gzip":
-            return inflated(self._raw())
-        if encoding == "identity":
-            return self._raw()
-        raise MalformedError(f"content encoding {encoding!r}, not asked for")
+        if encoding not in {"identity", "gzip"}:
+            raise MalformedError(f"content encoding {encoding!r}, not asked for")
+        yield from inflated(self._raw()) if encoding == "gzip" else self._raw()
 
     def _raw(self) -> Iterator[bytes]:
+        answer = self._answer
         try:
-            while data := self._response.read1(_CHUNK, decode_content=False):
+            while data := answer.read1(_CHUNK):
                 yield data
-        except (failures.HTTPError, OSError) as error:
+        except (http.client.HTTPException, OSError) as error:
             raise _transport_error(error, "stream") from None
+        if answer.length:
+            raise ApiError(0, f"stream: it ended {answer.length} bytes early", code="broken")
+        answer.close()
+        self._response.release_conn()
 
     def close(self) -> None:
-        """Give the connection back if the body was read to its end, else close it."""
+        """Close the connection, unless the body was read to its end and others may use it."""
         self._response.close()
 
 
@@ -134,6 +141,10 @@ class Api:
     def post_json(self, path: str, body: Any) -> Any:
         """POST ``body``; returns the created object. Raises ApiError."""
         return self._whole("post", path, msgspec.json.encode(body), "application/json")
+
+    def delete(self, path: str) -> Any:
+        """DELETE the object at ``path``; returns what the server says of it. Raises ApiError."""
+        return self._whole("delete", path)
 
     def open_stream(self, verb: str, path: str, *, accept: str, read_timeout: float, gzip: bool = False) -> Stream:
         """GET ``path`` and return as soon as the headers are there.
@@ -223,12 +234,13 @@ class Api:
         with self._lock:
             if self._made_for != wanted:  # another CA or client certificate: what is connected stays, nothing new joins it
                 try:
-                    pools = {each: new_pool(wanted, self._opened(each)) for each in (False, True)}
+                    context = tls_context(wanted)
                 except CredentialsError as error:
                     raise ApiError(0, str(error), code="credentials") from None
                 for pool in self._pools.values():
                     pool.close()
-                self._pools, self._made_for = pools, wanted
+                self._pools = {each: new_pool(wanted, context, self._opened(each)) for each in (False, True)}
+                self._made_for = wanted
             return self._pools[stream]
 
     def _opened(self, stream: bool) -> Callable[[socket.socket], None]:

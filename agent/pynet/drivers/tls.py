@@ -17,12 +17,16 @@ def tls_context(access: Access) -> ssl.SSLContext | None:
     if not access.server.startswith("https:"):
         return None
     try:
-        context = ssl.create_default_context(cadata=access.ca or None)
-        # Python >=3.13 holds a CA to RFC 5280 by the letter, which Go's clients do not: many a cluster's CA would fail.
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        # Python >=3.13 can hold a CA to RFC 5280 by the letter, which Go's clients do not: many a cluster's CA would fail.
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         if access.insecure:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
+        elif access.ca:
+            context.load_verify_locations(cadata=access.ca)
+        else:
+            context.load_default_certs()  # the system's; they take a while to read
         if access.certificate:
             _load_pair(context, access)
     except ssl.SSLError as error:

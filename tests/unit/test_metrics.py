@@ -10,6 +10,7 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from pynet import __version__
 from pynet.core.model import FAMILIES
+from pynet.observe import nodes
 from pynet.report import metrics
 from pynet.report.metrics import Metrics
 
@@ -87,6 +88,10 @@ def test_the_reference_page_names_every_label_value():
         assert f"`{each}`" in page
 
 
+def test_reasons_of_watch_restarts_are_those_of_the_watch():
+    assert set(metrics.RESTARTS) == nodes.RESTARTS
+
+
 def test_known_label_values_are_there_at_zero_from_the_start(agent):
     for family in FAMILIES:
         assert value(agent, "pynet_routes_programmed", family=str(family)) == 0
@@ -128,10 +133,10 @@ def test_sysctls_that_are_no_longer_watched_disappear(agent):
 def test_callbacks_count(agent):
     agent.on_request("list", "200")
     agent.on_request("list", "dns")
-    agent.on_restart("expired")
+    agent.on_restart("gone")
     assert value(agent, "pynet_api_requests_total", verb="list", code="200") == 1
     assert value(agent, "pynet_api_requests_total", verb="list", code="dns") == 1
-    assert value(agent, "pynet_api_watch_restarts_total", reason="expired") == 1
+    assert value(agent, "pynet_api_watch_restarts_total", reason="gone") == 1
 
 
 def test_the_promised_figures_are_bucket_edges(agent):

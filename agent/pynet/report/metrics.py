@@ -22,7 +22,10 @@ KINDS: Final = ("route", "sysctl", "masquerade", "forward", "conflist", "conditi
 OPERATIONS: Final = ("add", "replace", "delete")
 VERBS: Final = ("get", "list", "watch", "patch", "post")
 CODES: Final = ("200", "401", "403", "410", "429", "500", "503", "timeout", "refused")
-RESTARTS: Final = ("closed", "expired", "silent", "refused", "error", "asked")
+RESTARTS: Final = (
+    "closed", "gone", "error", "unauthorized", "throttled", "refused", "timeout", "dns", "tls", "broken", "credentials",
+    "malformed", "stale", "relist", "crash",
+)  # fmt: skip
 
 # Seconds. The first buckets are the figures we hold ourselves to, the last what is as bad as never.
 DURATION_BUCKETS: Final = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)

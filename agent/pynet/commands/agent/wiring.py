@@ -18,6 +18,7 @@ from pynet.apply.forward import Forward
 from pynet.apply.masquerade import Masquerade
 from pynet.apply.routes import RouteWriter
 from pynet.apply.snapshot import SnapshotError, load
+from pynet.commands.agent.herald import Herald
 from pynet.commands.agent.process import FatalError, require_net_admin
 from pynet.commands.agent.reporter import Reporter
 from pynet.config import Config
@@ -102,6 +103,7 @@ class Agent:
         self._loop = self._make_loop()
         self._reporter.attach(self._loop, self._effects)
         self._reporter.events = parts.events
+        self._herald = Herald(self._reporter.board.readiness, lambda: self._desired.own.uid, parts.events, self.log)
         self._http = HttpServer(self._listeners(), self.log)
         self._reporter.problems = self._http.problems
         self._reporter.address_known = self._http.look_again
@@ -112,10 +114,12 @@ class Agent:
         self._http.start()
         self._cluster.start()
         self._watch.start()
+        self._herald.start()
         try:
             self._loop.run(self._monitor, self._waker)
         finally:
             end = time.monotonic() + STOP_SECONDS
+            self._herald.stop()
             self._watch.stop(0.3)
             self._cluster.stop()
             self._effects.stop(max(0.1, end - time.monotonic()))

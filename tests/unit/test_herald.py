@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import structlog
-
 from pynet.commands.agent.herald import Herald
 from pynet.report.readiness import Readiness
 

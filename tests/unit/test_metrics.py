@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from pynet import __version__
-from pynet.core.model import FAMILIES
+from pynet.apply.routes import RouteWriter
+from pynet.core.model import FAMILIES, Operation, Prefix, Route
+from pynet.drivers.netlink import NetlinkError
 from pynet.observe import nodes
 from pynet.report import metrics
 from pynet.report.metrics import Metrics
@@ -92,6 +95,20 @@ def test_reasons_of_watch_restarts_are_those_of_the_watch():
     assert set(metrics.RESTARTS) == nodes.RESTARTS
 
 
+def test_results_of_operations_are_those_of_the_route_writer():
+    class Refusing:
+        """A double: the kernel refuses one route and takes the other, in one batch."""
+
+        def apply(self, _operations):
+            return {0: NetlinkError(errno.EINVAL, "Invalid argument")}
+
+    seen = []
+    route = Route(Prefix(bytes((10, 244, 7, 0)), 24), 100)
+    RouteWriter(Refusing(), lambda kind, result: seen.append((kind, result))).apply([Operation("add", route)] * 2)
+    assert {result for _, result in seen} == set(metrics.OPERATION_RESULTS)
+    assert {kind for kind, _ in seen} <= set(metrics.OPERATIONS)
+
+
 def test_known_label_values_are_there_at_zero_from_the_start(agent):
     for family in FAMILIES:
         assert value(agent, "pynet_routes_programmed", family=str(family)) == 0
@@ -104,7 +121,7 @@ def test_known_label_values_are_there_at_zero_from_the_start(agent):
         for result in metrics.RESULTS:
             assert value(agent, "pynet_reconcile_total", trigger=trigger, result=result) == 0
     for operation in metrics.OPERATIONS:
-        for result in ("ok", "failed"):
+        for result in metrics.OPERATION_RESULTS:
             assert value(agent, "pynet_route_operations_total", operation=operation, result=result) == 0
     for verb in metrics.VERBS:
         for code in metrics.CODES:

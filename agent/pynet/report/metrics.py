@@ -20,6 +20,7 @@ TRIGGERS: Final = ("node", "kernel", "overrun", "resync", "wake")
 RESULTS: Final = ("verified", "unverified", "failed")
 KINDS: Final = ("route", "sysctl", "masquerade", "forward", "conflist", "condition")
 OPERATIONS: Final = ("add", "replace", "delete")
+OPERATION_RESULTS: Final = ("ok", "error")
 VERBS: Final = ("get", "list", "watch", "patch", "post")
 CODES: Final = ("200", "401", "403", "410", "429", "500", "503", "timeout", "refused")
 RESTARTS: Final = (
@@ -108,7 +109,7 @@ class Metrics:
             self.repair.labels(kind)
             self.drift.labels(kind)
         _prepare(self.reconcile, TRIGGERS, RESULTS)
-        _prepare(self.route_operations, OPERATIONS, ("ok", "failed"))
+        _prepare(self.route_operations, OPERATIONS, OPERATION_RESULTS)
 
     def _count_api(self) -> None:
         registry = self.registry

@@ -82,7 +82,8 @@ def _spec(pod_cidrs: Sequence[str]) -> dict[str, Any]:
 
 
 def _digest(node: str, image: int) -> str:
-    return hashlib.sha256(f"{node}/{image}".encode()).hexdigest()
+    where = node if image % 8 < 5 else "everywhere"
+    return hashlib.sha256(f"{where}/{image}".encode()).hexdigest()
 
 
 def _fill(body: dict[str, Any]) -> None:
@@ -112,7 +113,7 @@ def _fill(body: dict[str, Any]) -> None:
     body["status"]["images"] = [
         {
             "names": [
-                f"registry.example.com/team-{i % 7}/service-{i}@sha256:{_digest(name if i % 8 < 5 else 'everywhere', i)}",
+                f"registry.example.com/team-{i % 7}/service-{i}@sha256:{_digest(name, i)}",
                 f"registry.example.com/team-{i % 7}/service-{i}:v1.{i}.0",
             ],
             "sizeBytes": 12345678 + 4321 * i,

@@ -108,8 +108,8 @@ def _fill(body: dict[str, Any]) -> None:
     body["status"]["capacity"] = quantities
     body["status"]["allocatable"] = quantities | {"cpu": "7910m", "memory": "31549868Ki", "ephemeral-storage": "93478772582"}
     body["status"]["daemonEndpoints"] = {"kubeletEndpoint": {"Port": 10250}}
-    # Three images of eight are the same on all nodes, as those of DaemonSets are: a list of 5,000 then has the 8.5 MB, as gzipped
-    # protobuf, of the cluster for which the goals of the benchmark were set.
+    # Three images of eight are the same on all nodes, as those of DaemonSets are: a list of 5,000 then has the 8.5 MB (gzipped
+    # protobuf) of the cluster for which the benchmark's goals were set.
     body["status"]["images"] = [
         {
             "names": [

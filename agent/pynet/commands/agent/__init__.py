@@ -43,8 +43,12 @@ def check_node_name(name: str) -> str:
 
 def run(args: argparse.Namespace) -> int:
     """Run the agent until SIGTERM or SIGINT; returns 0 then, 1 if it cannot work at all. Raises ConfigError."""
-    settings = config.load(args.config)
-    name = check_node_name(args.node_name)
+    try:
+        settings = config.load(args.config)
+        name = check_node_name(args.node_name)
+    except config.ConfigError as error:
+        _leave_word(f"pynet: {error}")
+        raise
     settle_memory()
     try:
         with hold_lock(Path(settings.run_dir)):
@@ -55,14 +59,14 @@ def run(args: argparse.Namespace) -> int:
                 signal.signal(number, lambda *_: agent.stop())
             agent.run()
     except FatalError as error:
-        _say(f"pynet agent: {error}")
+        print(f"pynet agent: {error}", file=sys.stderr)
+        _leave_word(f"pynet agent: {error}")
         return 1
     return 0
 
 
-def _say(line: str) -> None:
-    """Say a fatal error where a person looks: on standard error, and where kubelet shows why a container ended."""
-    print(line, file=sys.stderr)
+def _leave_word(line: str) -> None:
+    """Say a fatal error where kubelet shows why a container ended."""
     if os.environ.get("KUBERNETES_SERVICE_HOST"):
         with contextlib.suppress(OSError):
             Path(TERMINATION_LOG).write_text(line + "\n", encoding="utf-8")

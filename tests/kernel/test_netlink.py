@@ -310,6 +310,16 @@ def test_without_ipv6_there_are_no_ipv6_routes(node, rsock):
     assert rsock.dump_addresses(6) == []
 
 
+def test_a_kernel_that_knows_no_ipv6_answers_for_ipv4_and_is_not_misunderstood(monkeypatch, node, rsock):
+    """With ipv6.disable=1 it takes a question about IPv6 for one about every family, which any kernel can be asked."""
+    dump = rsock._dump
+    monkeypatch.setattr(rsock, "_dump", lambda kind, body, doing: dump(kind, bytes(1) + body[1:], doing))
+    assert [link for link in node.ip("addr", "show") if link["addr_info"]]
+    assert {len(address.address) for address in rsock.dump_addresses(6)} == {16}
+    assert {route.prefix.family for route in rsock.dump_routes(6, 254)} == {6}
+    assert {route.prefix.family for route in rsock.dump_routes(4, 254)} == {4}
+
+
 def test_exceptions_that_the_kernel_makes_of_routes_are_left_out(lan3, node, rsock):
     lan3[1].run("ip", "link", "add", "small", "mtu", "1280", "type", "veth", "peer", "end")
     lan3[1].run("ip", "addr", "add", "10.50.0.1/24", "dev", "small")
@@ -358,6 +368,8 @@ def test_an_ipv6_dump_under_change_leaves_out_no_route_that_was_there_all_along(
     with other, between_datagrams(monkeypatch, lambda: other.apply([*delete(*go), *add(come)])):
         dumped = list(rsock.dump_routes(6, 254))
     assert [route for route in dumped if route.protocol == OURS] == [*stay, come]
+    assert rsock.apply(delete(come)) == {}
+    assert rsock._watch.read() == []  # changes are watched for during the dump only
 
 
 @both
@@ -495,17 +507,33 @@ def test_an_appended_route_is_told_as_such(node, rsock, monitor):
     assert second.portid not in {0, rsock.portid}
 
 
-def test_link_down_takes_ipv4_routes_away_in_silence_but_for_the_link_itself(node, rsock, monitor):
+def test_link_down_takes_ipv4_routes_away_in_silence_and_ipv6_routes_by_the_kernel_s_own_hand(node, rsock, monitor):
     assert rsock.apply(add(peer(1, 4), peer(1, 6))) == {}
     await_events(monitor, lambda events: len(events) >= 2)
     node.run("ip", "link", "set", "eth0", "down")
-    events = await_events(monitor, lambda events: any(isinstance(event, LinkEvent) and not event.link.up for event in events))
-    gone = [event for event in events if isinstance(event, RouteEvent) and event.route.protocol == OURS]
+    down = LinkEvent(Link(2, "eth0", False, 1500, "veth"), deleted=False)
+    events = await_events(monitor, lambda events: down in events and RouteEvent(True, peer(1, 6), 0, False, False) in events)
     assert shown(node, 4) == shown(node, 6) == []
-    assert not [event for event in gone if event.route.prefix.family == 4]
-    assert all(event.deleted and event.portid == 0 for event in gone)
+    routes = [event.route.prefix for event in events if isinstance(event, RouteEvent)]
+    assert peer(1, 4).prefix not in routes
     node.run("ip", "link", "set", "eth0", "up")
     await_events(monitor, lambda events: any(isinstance(event, LinkEvent) and event.link.up for event in events))
+
+
+def test_one_s_own_changes_of_routes_can_be_left_out_and_nothing_else_is(node, rsock, monitor):
+    with node.entered():
+        other = RouteSocket()
+    with other:
+        assert rsock.apply(add(*(peer(i, 6) for i in range(3)))) == {}
+        assert other.apply(add(peer(7, 6))) == {}
+        node.run("ip", "link", "set", "eth0", "down")
+        events = monitor.read(but_routes_of=rsock.portid)
+        assert [event for event in events if isinstance(event, RouteEvent) and not event.deleted] == [
+            RouteEvent(False, peer(7, 6), other.portid, False, False)
+        ]
+        gone = {event.route for event in events if isinstance(event, RouteEvent) and event.deleted and event.portid == 0}
+        assert {peer(i, 6) for i in (0, 1, 2, 7)} <= gone
+        assert [event.link.up for event in events if isinstance(event, LinkEvent)][-1] is False
 
 
 def test_links_come_and_go_but_not_by_leaving_a_bridge(node, monitor):

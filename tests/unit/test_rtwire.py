@@ -277,6 +277,37 @@ def test_a_route_that_cannot_be_is_refused(fields, attributes):
         rtwire.decode_route(buffer, 16, len(buffer))
 
 
+def attribute(kind, value, size=None):
+    """An attribute that claims ``size`` bytes, its true size if None."""
+    return struct.pack("=HH", 4 + len(value) if size is None else size, kind) + value + bytes(-len(value) % 4)
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        attribute(4, bytes(4), size=3),
+        attribute(4, bytes(4), size=9),
+        attribute(1, bytes(4)) + attribute(4, bytes(3)),
+        attribute(1, bytes(16)),
+        attribute(5, bytes(5)),
+        attribute(18, bytes(7)),
+        attribute(9, bytes(7)),
+        attribute(9, struct.pack("=HBBi", 7, 0, 0, 2)),
+        attribute(9, struct.pack("=HBBi", 16, 0, 0, 2) + bytes(4)),
+        attribute(9, struct.pack("=HBBi", 16, 0, 0, 2) + attribute(5, bytes(4), size=12)),
+    ],
+)
+def test_an_attribute_that_cannot_be_is_refused(attributes):
+    body = struct.pack("=8BI", 2, 24, 0, 0, 254, 110, 0, 1, 0) + attributes
+    with pytest.raises(NetlinkError, match="malformed"):
+        rtwire.decode_route(body + bytes(64), 0, len(body))
+
+
+def test_messages_begin_at_multiples_of_four_bytes():
+    buffer = rtwire.encode_message(24, 0, 1, bytes(13)) + bytes(3) + rtwire.encode_message(25, 0, 2, bytes(12))
+    assert [(kind, start, end) for kind, _, _, _, start, end in rtwire.messages(buffer)] == [(24, 16, 29), (25, 48, 60)]
+
+
 LINKS = st.builds(
     Link,
     ifindex=st.integers(1, 2**31 - 1),

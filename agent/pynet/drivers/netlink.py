@@ -25,9 +25,9 @@ _IPV6_ROUTE: Final = 11
 _GROUPS: Final = (1, 5, 7, 9, _IPV6_ROUTE, 24, 25)  # the others: LINK, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV4/6_NETCONF
 _DATAGRAM: Final = 65536  # the kernel makes none longer than 32 KiB
 _BUFFER: Final = 4 << 20
-_BATCH: Final = 500
-_TRIES: Final = 8
+_BATCH, _TRIES = 500, 8
 _SKIP_STATISTICS: Final = struct.pack("=HHI", 8, 29, 8)  # IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS: two thirds of a link
+_ROUTE_EVENTS: Final = frozenset({rtwire.RTM_NEWROUTE, rtwire.RTM_DELROUTE})
 _NO_WAY: Final = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL})
 _REQUESTS: Final = {
     "add": (rtwire.RTM_NEWROUTE, rtwire.NLM_F_CREATE | rtwire.NLM_F_EXCL),
@@ -288,20 +288,19 @@ class Monitor:
     def read(self, *, but_routes_of: int = 0) -> list[Event]:
         """The notifications that wait, oldest first; none if there are none. Raises Overrun if any was lost or makes no sense.
 
-        Routes changed by the socket of port ``but_routes_of`` are passed over unread, for who dumps all routes anyway. After a
-        loss the kernel sends nothing until all that waits has been read, so that is thrown away first.
+        Routes changed by the socket of port ``but_routes_of`` are passed over unread, for who dumps all routes anyway (0: none
+        are; it is the port of the kernel's own changes). After a loss nothing comes until all that waits has been read, so that
+        is thrown away first.
         """
         with _explained("read notifications"):
             buffers, lost = _waiting(self._socket, self._scratch)
         if lost:
             raise Overrun(lost)
         try:
-            events = [
-                rtwire.decode_event(buffer, message)
-                for buffer in buffers
-                for message in rtwire.messages(buffer)
-                if message[3] != but_routes_of or message[0] not in {rtwire.RTM_NEWROUTE, rtwire.RTM_DELROUTE}
-            ]
+            messages = [(buffer, message) for buffer in buffers for message in rtwire.messages(buffer)]
+            if but_routes_of:
+                messages = [m for m in messages if m[1][3] != but_routes_of or m[1][0] not in _ROUTE_EVENTS]
+            events = [rtwire.decode_event(*message) for message in messages]
         except NetlinkError as error:
             raise Overrun(str(error)) from error
         return [event for event in events if event]

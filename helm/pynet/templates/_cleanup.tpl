@@ -24,6 +24,7 @@ spec:
           imagePullPolicy: {{ .Values.image.pullPolicy }}
           # Says in its termination message what was removed and what stays; the Job reads that.
           command: [python3, -m, pynet.uninstall, --node, --config=/etc/pynet/config.yaml]
+          terminationMessagePolicy: FallbackToLogsOnError
           resources: {{- toYaml .Values.installResources | nindent 12 }}
           securityContext: {{- include "pynet.securityContext" (dict "root" . "add" (include "pynet.agentCapabilities" . | fromJsonArray)) | nindent 12 }}
           volumeMounts: {{- include "pynet.mounts" . | nindent 12 }}

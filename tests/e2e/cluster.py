@@ -205,8 +205,8 @@ def node_state(cluster: Cluster, node: str) -> set[str]:
     true"""
     lines = cluster.on_node(node, "sh", "-c", script).splitlines()
     # An empty folder may stay: it was mounted in the pod that cleaned up.
-    # kube-proxy's rules come and go; link-local routes come with a link that is seen by itself.
-    return {line for line in lines if not re.search(r"KUBE-|^[:*#]|^COMMIT|^nft table ip6? |fe80::|ff00::", line)}
+    # Rules of kube-proxy and of docker's resolver come and go; link-local routes come with a link that is seen by itself.
+    return {line for line in lines if not re.search(r"KUBE-|DOCKER_|^[:*#]|^COMMIT|^nft table ip6? |fe80::|ff00::", line)}
 
 
 class Pings:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from tests.e2e.cluster import REPOSITORY, until
+from tests.e2e.cluster import REPOSITORY, CommandError, until
 
 if TYPE_CHECKING:
     from tests.e2e.cluster import Cluster
@@ -48,9 +48,10 @@ class Release:
         self.helm("uninstall", RELEASE, "--wait", "--timeout", "3m", timeout=200)
 
     def agents(self) -> dict[str, dict[str, Any]]:
-        """The agents' pods by node, without those that are going."""
+        """The agents' pods by node, without those that are going or have no node yet."""
         items = json.loads(self.kubectl("get", "pods", "-l", SELECTOR, "-o", "json"))["items"]
-        return {item["spec"]["nodeName"]: item for item in items if "deletionTimestamp" not in item["metadata"]}
+        there = [item for item in items if "deletionTimestamp" not in item["metadata"] and "nodeName" in item["spec"]]
+        return {item["spec"]["nodeName"]: item for item in there}
 
     def ready(self) -> bool:
         """Whether every node has a ready agent of the DaemonSet's present revision."""
@@ -69,16 +70,21 @@ class Release:
 
     def in_agent(self, node: str, *command: str, timeout: float = 60, check: bool = True) -> str:
         """Run a command in the agent's container of a node."""
-        name = self.agents()[node]["metadata"]["name"]
-        return self.kubectl("exec", name, "-c", "agent", "--", *command, timeout=timeout, check=check)
+        agent = self.agents().get(node)
+        if agent is None:
+            raise CommandError(f"there is no agent on {node}")
+        return self.kubectl("exec", agent["metadata"]["name"], "-c", "agent", "--", *command, timeout=timeout, check=check)
 
     def log(self, node: str) -> str:
         """What the agent of a node has logged."""
         return self.kubectl("logs", self.agents()[node]["metadata"]["name"], "-c", "agent")
 
     def status(self, node: str) -> Any:
-        """What ``pynet status`` says on a node."""
-        return json.loads(self.in_agent(node, "pynet", "status", "--output", "json", check=False))
+        """What ``pynet status`` says on a node. Raises CommandError if there is no agent that could be asked."""
+        said = self.in_agent(node, "pynet", "status", "--output", "json", check=False)
+        if not said.startswith("{"):
+            raise CommandError(f"pynet status on {node}: {said}")
+        return json.loads(said)
 
 
 def _settings(values: dict[str, str]) -> list[str]:

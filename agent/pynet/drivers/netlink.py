@@ -27,7 +27,6 @@ _DATAGRAM: Final = 65536  # the kernel makes none longer than 32 KiB
 _BUFFER: Final = 4 << 20
 _BATCH, _TRIES = 500, 8
 _SKIP_STATISTICS: Final = struct.pack("=HHI", 8, 29, 8)  # IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS: two thirds of a link
-_ROUTE_EVENTS: Final = frozenset({rtwire.RTM_NEWROUTE, rtwire.RTM_DELROUTE})
 _NO_WAY: Final = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL})
 _REQUESTS: Final = {
     "add": (rtwire.RTM_NEWROUTE, rtwire.NLM_F_CREATE | rtwire.NLM_F_EXCL),
@@ -298,8 +297,8 @@ class Monitor:
             raise Overrun(lost)
         try:
             messages = [(buffer, message) for buffer in buffers for message in rtwire.messages(buffer)]
-            if but_routes_of:
-                messages = [m for m in messages if m[1][3] != but_routes_of or m[1][0] not in _ROUTE_EVENTS]
+            if but_routes_of:  # a RouteSocket's: it changes nothing but routes
+                messages = [(buffer, message) for buffer, message in messages if message[3] != but_routes_of]
             events = [rtwire.decode_event(*message) for message in messages]
         except NetlinkError as error:
             raise Overrun(str(error)) from error

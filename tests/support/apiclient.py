@@ -76,6 +76,7 @@ class ApiClient:
         self._tls = ssl.create_default_context(cafile=str(ca_file))
         self._local = threading.local()
         self._opened: list[_Connection] = []
+        self._others: list[ApiClient] = []
         self._workers = ThreadPoolExecutor(connections, thread_name_prefix="apiclient")
 
     def __enter__(self) -> Self:
@@ -85,14 +86,17 @@ class ApiClient:
         self.close()
 
     def close(self) -> None:
-        """End the worker threads and every connection."""
+        """End the worker threads and every connection, also of clients that `as_token` made."""
+        for other in self._others:
+            other.close()
         self._workers.shutdown()
         for connection in self._opened:
             connection.close()
 
     def as_token(self, token: str) -> ApiClient:
-        """The same server as somebody else."""
-        return ApiClient(self.namespace, self.host, self.port, token=token, ca_file=self.ca_file)
+        """The same server as somebody else; closed with this client, if not before."""
+        self._others.append(ApiClient(self.namespace, self.host, self.port, token=token, ca_file=self.ca_file))
+        return self._others[-1]
 
     def request(self, verb: str, path: str, body: Any = None, content: str = JSON) -> Any:
         """One request; ``body`` is an object or bytes that are JSON already. Returns the decoded answer.

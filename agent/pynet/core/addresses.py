@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from typing import Final
 
@@ -9,6 +10,8 @@ from pynet.core.model import Prefix, format_address
 
 _AF: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
 _MAPPED: Final = bytes(10) + b"\xff\xff"
+_LENGTH: Final = re.compile("0|[1-9][0-9]{0,2}")  # no sign, no leading zero, no digits of other scripts
+_QUOTED: Final = 64  # characters of what somebody wrote that a reason repeats
 
 
 def parse_address(text: str) -> bytes:
@@ -19,7 +22,7 @@ def parse_address(text: str) -> bytes:
     try:
         packed = socket.inet_pton(_AF[family], text)
     except (OSError, ValueError):  # ValueError: an embedded null character
-        raise ValueError(f"{text!r} is not an IP address") from None
+        raise ValueError(f"{_quoted(text)} is not an IP address") from None
     if packed.startswith(_MAPPED):
         raise ValueError(f"{text!r} is an IPv4 address written as IPv6")
     return packed
@@ -29,8 +32,8 @@ def parse_prefix(text: str) -> Prefix:
     """Parse ``address/length``. Raises ValueError, with the reason in words, if it is malformed or has host bits set."""
     address, slash, length_text = text.partition("/")
     packed = parse_address(address)
-    if not slash or not length_text.isdecimal() or len(length_text) > 3 or (length_text[0] == "0" and length_text != "0"):
-        raise ValueError(f"{text!r} is not a network (address/length)")
+    if not slash or not _LENGTH.fullmatch(length_text):
+        raise ValueError(f"{_quoted(text)} is not a network (address/length)")
     length = int(length_text)
     if length > len(packed) * 8:
         raise ValueError(f"{text!r} has a prefix length above {len(packed) * 8}")
@@ -38,6 +41,10 @@ def parse_prefix(text: str) -> Prefix:
     if network != packed:
         raise ValueError(f"{text!r} has host bits set; the network is {format_address(network)}/{length}")
     return Prefix(packed, length)
+
+
+def _quoted(text: str) -> str:
+    return repr(text) if len(text) <= _QUOTED else f"{text[:_QUOTED]!r}..."
 
 
 def mask(address: bytes, length: int) -> bytes:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from pynet.core.addresses import contains, parse_address, parse_prefix
-from pynet.core.host import Host, connected_networks
+from pynet.core.host import Host, broadcasts, connected_networks
 from pynet.core.model import FAMILIES, Family, NodeFacts, Prefix, family_of, format_address
 
 NODE_IP_ANNOTATION: Final = "pynet.io/node-ip"
@@ -128,6 +128,7 @@ class ClaimGuard:
         self._protected = _ranges(networks | _SPECIAL | _MAPPED)
         self._hops = _ranges(_SPECIAL | _MAPPED)
         self._own_addresses = {address.address for address in host.addresses}
+        self._broadcasts = broadcasts(host)
 
     def judge(self, claim: Claim) -> str:
         """The reason to refuse ``claim``, "" if there is none."""
@@ -153,6 +154,8 @@ class ClaimGuard:
                 return f"node address {text} is in {special.words}"
         if claim.next_hop in self._own_addresses:
             return f"node address {text} is this node's own address: two nodes claim it"
+        if claim.next_hop in self._broadcasts:
+            return f"node address {text} is the broadcast address of this node's own network {self._broadcasts[claim.next_hop]}"
         if contains(claim.prefix, claim.next_hop):
             return f"node address {text} lies in the Node's own podCIDR {claim.prefix}"
         return ""

@@ -7,7 +7,7 @@ order of events, is a property that tests/unit/test_desired.py checks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -94,17 +94,22 @@ class Desired:
         """Take over Node changes (None: gone). Returns the prefixes whose desired route may have changed."""
         touched: set[Prefix] = set()
         affected: dict[Family, set[str]] = {4: set(), 6: set()}
+        own_name = self.settings.own_name
+        if own_name in changes:  # first: all others are judged by what is ours
+            self._note(own_name, changes[own_name])
+            touched |= self._settle_own()
         for name, facts in changes.items():
-            if facts is None:
-                self.nodes.pop(name, None)
-            else:
-                self.nodes[name] = facts
-            if name == self.settings.own_name:
-                touched |= self._settle_own()
-            else:
+            if name != own_name:
+                self._note(name, facts)
                 self._place(name, facts, affected, touched)
         self._settle(affected, touched)
         return touched
+
+    def _note(self, name: str, facts: NodeFacts | None) -> None:
+        if facts is None:
+            self.nodes.pop(name, None)
+        else:
+            self.nodes[name] = facts
 
     def set_host(self, host: Host) -> set[Prefix]:
         """Take over what the host is now. Returns the prefixes whose desired route may have changed."""
@@ -113,7 +118,7 @@ class Desired:
             return set()
         self._on_link = OnLink(host)
         touched = self._settle_own()
-        if (host.addresses, host.service_cidrs, host.api_servers) != (old.addresses, old.service_cidrs, old.api_servers):
+        if _protected(host) != _protected(old):
             touched |= self._judge_all()
         self._find_links(touched)
         return touched
@@ -266,14 +271,12 @@ def _own_node(facts: NodeFacts | None, host: Host) -> OwnNode:
     return OwnNode(True, facts.uid, tuple(cidrs), addresses, tuple(refused))
 
 
+def _protected(host: Host) -> tuple[object, ...]:
+    """What of the host the guard's judgement depends on."""
+    return host.addresses, host.service_cidrs, host.api_servers, connected_networks(host)
+
+
 def _without_pods(host: Host) -> Host:
     """The host without the addresses of pod interfaces: our own podCIDR may clash with uplinks, not with itself."""
     uplinks = set().union(*host.interfaces.values())
     return msgspec.structs.replace(host, addresses=tuple(a for a in host.addresses if a.ifindex in uplinks))
-
-
-def changed_networks(old: Host, new: Host) -> Iterable[str]:
-    """Words for the networks that came or went between two Hosts, for the log."""
-    before, after = connected_networks(old), connected_networks(new)
-    yield from (f"+{prefix}" for prefix in after.keys() - before.keys())
-    yield from (f"-{prefix}" for prefix in before.keys() - after.keys())

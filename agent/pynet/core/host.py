@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from pynet.core.addresses import contains, covers, mask
+from pynet.core.addresses import covers, mask
 from pynet.core.model import Family, HostAddress, Link, Prefix, family_of, format_address
 
 
@@ -95,8 +95,15 @@ def egress_interfaces(host_addresses: Iterable[HostAddress], own_ips: Iterable[b
 
 
 def connected_networks(host: Host) -> dict[Prefix, str]:
-    """Network -> words that name it, for each address of ours but loopback and link-local ones (always refused anyway)."""
-    networks: dict[Prefix, str] = {}
+    """Network -> words that name it: of each address of ours, and of each link route at an interface that peers are reached by
+    (a /32 address with a link route, as some clouds have it, says nothing of the network by itself).
+    """
+    allowed = set().union(*host.interfaces.values())
+    networks = {
+        entry.prefix: f"this node's own network {entry.prefix} (link route at {host.link_name(entry.oif)})"
+        for entry in host.fib
+        if entry.on_link and entry.oif in allowed and entry.prefix.length
+    }
     for index, address, length in host.addresses:
         prefix = Prefix(mask(address, length), length)
         text = f"{format_address(address)}/{length} of {host.link_name(index)}"
@@ -105,6 +112,11 @@ def connected_networks(host: Host) -> dict[Prefix, str]:
     return networks
 
 
-def holder_of(networks: Mapping[Prefix, str], address: bytes) -> str:
-    """The words of the first network that contains ``address``, "" if none does."""
-    return next((text for prefix, text in networks.items() if contains(prefix, address)), "")
+def broadcasts(host: Host) -> dict[bytes, str]:
+    """IPv4 broadcast address -> words for its network: the kernel takes none as a gateway."""
+    found: dict[bytes, str] = {}
+    for index, address, length in host.addresses:
+        if len(address) == 4 and length < 31:
+            last = int.from_bytes(mask(address, length)) | (1 << 32 - length) - 1
+            found[last.to_bytes(4)] = f"{format_address(address)}/{length} of {host.link_name(index)}"
+    return found

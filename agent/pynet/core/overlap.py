@@ -2,7 +2,8 @@
 
 Two claims clash if their podCIDRs overlap, or if the podCIDR of one holds the node address of the other. Clashing claims are
 granted greedily by age: a claim is granted unless it clashes with an older one that was. So when a winner goes, those it
-kept out come back. An index of the claims of one family answers "who else is affected" without looking at all of them.
+kept out come back. An index of the claims of one family answers "who clashes with this one" without looking at all of them;
+whom a change reaches by way of others is worked out once for a whole batch, so that one wide claim costs one wide look.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class _Places:
 
 
 class Overlaps:
-    """The claims of one family by node name. ``put`` and ``remove`` give the names whose fate may have changed."""
+    """The claims of one family by node name. ``put`` and ``remove`` give the names next to the change, for ``grant``."""
 
     def __init__(self, size: int) -> None:
         self._size = size  # bits of an address
@@ -81,32 +82,32 @@ class Overlaps:
         return name in self._claims
 
     def put(self, name: str, aged: Aged) -> set[str]:
-        """Add or replace the claim of ``name``; returns every name that may be affected, itself included."""
-        affected = self.remove(name)
+        """Add or replace the claim of ``name``; returns itself and all that it clashed or clashes with."""
+        near = self.remove(name)
         self._claims[name] = aged
         prefix, next_hop = aged.claim
         self._prefixes.add((bounds(prefix)[0], prefix.length), name)
         self._hops.add((int.from_bytes(next_hop), self._size), name)
-        affected |= self._component(name)
-        return affected
+        return near | self._clashing(name) | {name}
 
     def remove(self, name: str) -> set[str]:
-        """Forget the claim of ``name``, if there is one; returns the other names that may be affected."""
+        """Forget the claim of ``name``, if there is one; returns all that it clashed with."""
         aged = self._claims.get(name)
         if aged is None:
             return set()
-        affected = self._component(name) - {name}
+        near = self._clashing(name)
         del self._claims[name]
         prefix, next_hop = aged.claim
         self._prefixes.remove((bounds(prefix)[0], prefix.length), name)
         self._hops.remove((int.from_bytes(next_hop), self._size), name)
-        return affected
+        return near
 
     def grant(self, names: set[str]) -> dict[str, str]:
-        """Decide for whole components: name -> "" if granted, else the name of the older node that it clashes with."""
+        """Decide for ``names`` and all whom they reach by clashes: "" if granted, else the older node that is in the way."""
+        reached = self._reached(names)
         decided: dict[str, str] = {}
-        for name in sorted((n for n in names if n in self._claims), key=self._age):
-            older = [other for other in self._clashing(name) if decided.get(other) == ""]
+        for name in sorted(reached, key=self._age):
+            older = [other for other in reached[name] if decided.get(other) == ""]
             decided[name] = min(older, key=self._age) if older else ""
         return decided
 
@@ -128,12 +129,13 @@ class Overlaps:
         found.discard(name)
         return found
 
-    def _component(self, name: str) -> set[str]:
-        seen = {name}
-        queue = [name]
+    def _reached(self, names: set[str]) -> dict[str, set[str]]:
+        """``names`` that claim something, and those connected with them by clashes; each with whom it clashes with."""
+        clashes: dict[str, set[str]] = {}
+        queue = [name for name in names if name in self._claims]
         while queue:
-            for other in self._clashing(queue.pop()):
-                if other not in seen:
-                    seen.add(other)
-                    queue.append(other)
-        return seen
+            name = queue.pop()
+            if name not in clashes:
+                clashes[name] = self._clashing(name)
+                queue.extend(clashes[name])
+        return clashes

@@ -16,36 +16,23 @@ import select
 import threading
 import time
 from collections.abc import Callable, Collection
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 import structlog
 
-from pynet.apply.now import Now
+from pynet.apply.now import Effects, Now
 from pynet.apply.routes import RouteWriter
 from pynet.core.diff import Differ, Plan
 from pynet.core.fights import Fights
-from pynet.core.guard import GuardSettings, Held, too_many
+from pynet.core.guard import GuardSettings, Held, RemovalGuard
 from pynet.core.model import Operation, Prefix, Route
+from pynet.core.pace import Pace
+from pynet.core.retry import Retry
 from pynet.drivers.netlink import Monitor, NetlinkError
 from pynet.observe.facts import Facts, Observed
 
 _LOOKS: Final = 3  # how often a pass looks again before it leaves the rest to a retry
-_FOREVER: Final = float("inf")
-_BURST: Final = 2.0  # seconds of work without rest
-
-
-class Effects(Protocol):
-    """Everything that a pass hands on: all of it quick, or done by threads of its own."""
-
-    def write_sysctls(self, now: Now) -> None:
-        """Check the forwarding sysctls and repair what is wrong."""
-
-    def hand_over(self, now: Now) -> None:
-        """Give the slow appliers what follows from the state after a pass."""
-
-    def resync(self) -> None:
-        """Have the slow appliers check their work."""
 
 
 class PassReport(msgspec.Struct, frozen=True):
@@ -96,8 +83,6 @@ class Loop:
         self.facts = facts
         self.writer = writer
         self.rivals: dict[Prefix, tuple[Route, bool]] = {}
-        self.held: Held | None = None
-        self.held_prefixes: set[Prefix] = set()
         self.fights = Fights()
         self.verified = False  # the last pass was verified
         self.settled = False  # a pass over everything, after a complete list or a snapshot, was verified
@@ -106,18 +91,23 @@ class Loop:
         self.ticked = time.monotonic()
         self._differ = differ
         self._effects = effects
-        self._guard_settings = guard
+        self._guard = RemovalGuard(guard, lambda most: random.uniform(0, most))  # noqa: S311  jitter
         self._relist = relist
         self._observer = observer
         self._resync_seconds = resync_seconds
         self._log = log
         self._resync_at = 0.0
-        self._retry_at = _FOREVER
-        self._retry_pause = 0.0
-        self._relist_at = _FOREVER
+        self._retry = Retry()
+        self._sysctls_due = True
         self._paused: set[Prefix] = set()
-        self._credit = _BURST
+        self._pace = Pace()
+        self._unsure = False  # something may be wrong that only a look at everything can tell
         self._stop = threading.Event()
+
+    @property
+    def held(self) -> Held | None:
+        """The removal that waits for a second list to agree."""
+        return self._guard.held
 
     def run(self, monitor: Monitor, waker: Waker) -> None:
         """Run until :meth:`stop`. Raises nothing: a pass that the kernel refuses is logged and tried again."""
@@ -131,47 +121,41 @@ class Loop:
             began = time.monotonic()
             if not self._stop.is_set():
                 self._pass(began)
-            self._breathe(time.monotonic() - began, began - self.ticked)
+            rest = self._pace.rest(worked=time.monotonic() - began, idle=began - self.ticked)
+            if rest:
+                self._stop.wait(rest)
 
     def stop(self) -> None:
         """End the loop after the pass that runs, taking nothing out of the kernel. To be followed by a wake."""
         self._stop.set()
-
-    def _breathe(self, worked: float, idle: float) -> None:
-        """A flood of events must not take a whole core: beyond a burst of work, rest as long as we work."""
-        self._credit = min(_BURST, self._credit + idle) - worked
-        if self._credit < 0:
-            rest, self._credit = min(-self._credit, 1.0), 0.0
-            self._stop.wait(rest)
 
     def _timeout(self) -> float:
         """Milliseconds until something is due; 10 s at most, so that livez sees the loop tick."""
         now = time.monotonic()
         if self.facts.waiting:
             return 0
-        due = min(self._resync_at, self._retry_at, self._relist_at, self.facts.look_at(now), self.fights.next_end(now))
+        due = min(
+            self._resync_at, self._retry.at, self._guard.relist_at, self.facts.look_at(now), self.fights.next_end(now)
+        )  # fmt: skip
         return max(0.0, min(due - now, 10.0)) * 1000
 
     def _pass(self, began: float) -> None:
         """One pass: observe, plan, guard, apply, look again; then hand over and report."""
-        resync, retry = began >= self._resync_at, began >= self._retry_at
-        if retry:
-            self._retry_at = _FOREVER
-        if began >= self._relist_at:
-            self._relist_at = _FOREVER
+        resync, retry = began >= self._resync_at, self._retry.take(began)
+        if self._guard.relist(began):
             self._relist()
-        error, done, observed, repaired = "", 0, None, set[Prefix]()
+        error, done, observed, repaired = "", 0, Observed(), set[Prefix]()
         try:
             observed = self.facts.observe(everything=resync or retry)
+            self._sysctls_due |= resync or observed.host or observed.kernel.sysctls
             if self.facts.sufficient:
                 done, repaired = self._reconcile(observed)
-                if observed.kernel.sysctls or observed.kernel.host or resync or not self.last_pass:
-                    self._effects.write_sysctls(self._now())
+                self._write_sysctls()
         except NetlinkError as failure:
-            error, self.verified = str(failure), False
+            error, self.verified, self._unsure = str(failure), False, True
             self._log.warning("pass_failed", error=error)
         self._schedule(began, resync=resync)
-        if observed is not None and self.facts.sufficient:
+        if self.facts.sufficient:
             trigger = "resync" if resync else _trigger(observed)
             self.last_pass = PassReport(time.time(), time.monotonic() - began, trigger, done, self.verified, error)
             self._observer(observed, self.last_pass, repaired)
@@ -180,30 +164,38 @@ class Loop:
                 self._effects.resync()
 
     def _now(self) -> Now:
-        return Now(self.settled, self.facts.complete, self.verified, self.facts.fib.advertised)
+        return Now(self.settled, self.facts.complete, self.verified, self.facts.fib.advertised, self._guard.kept)
+
+    def _write_sysctls(self) -> None:
+        if self._sysctls_due:
+            self._sysctls_due = False
+            self._effects.write_sysctls(self._now())
 
     def _reconcile(self, observed: Observed) -> tuple[int, set[Prefix]]:
         """Make the kernel's routes what they should be; returns (operations done, drifted prefixes put right)."""
-        fib, desired = self.facts.fib, self.facts.desired
+        fib, desired, programmed = self.facts.fib, self.facts.desired, self.writer.programmed
         full = observed.full or not self.settled
-        prefixes = set(observed.touched) | self.held_prefixes | self._paused
-        drifted = {p for p in observed.kernel.drift if p in desired.routes}
+        prefixes = observed.touched | self._guard.prefixes | self._paused
+        drifted = observed.kernel.drift
         done, repaired = 0, set[Prefix]()
         self.verified = False
         for look in range(_LOOKS):
-            examined: Collection[Prefix] = desired.routes.keys() | fib.ours if full else prefixes
+            examined: Collection[Prefix] = desired.routes.keys() | fib.ours | programmed.keys() if full else prefixes
             plan = self._plan(examined, full=full)
             operations = self._affordable(plan, drifted if look == 0 else set())
             if not operations:
                 self.verified = True
                 break
-            repaired |= {o.route.prefix for o in operations if o.route.prefix in drifted}
+            repaired |= {o.route.prefix for o in operations if o.route.prefix in drifted and o.route.prefix in desired.routes}
             done += len(operations)
             self.writer.apply(operations)
             self._log_operations(operations)
             full = self._look_again(full=full, prefixes=prefixes)
+        # What an incomplete pass left in doubt, a later pass at other prefixes does not clear up.
+        self._unsure = not self.verified or (self._unsure and not full)
+        self.verified = not self._unsure
         self.examined = None if full else prefixes
-        self._adopt(desired.routes.keys() | self.writer.programmed.keys() if full else prefixes)
+        self._adopt(desired.routes.keys() | programmed.keys() | self.writer.failures.keys() if full else prefixes)
         if full and self.verified and not self.settled:
             self.settled = True
             self._log.info("routes_settled", routes=len(desired.routes), source=self.facts.source)
@@ -219,36 +211,23 @@ class Loop:
             for prefix in prefixes:
                 self.rivals.pop(prefix, None)
             self.rivals.update(plan.rivals)
-        if plan.departures and not self._may_remove(plan):
+        if not self._may_remove(plan.departures):
             plan.departures = []
-        elif self.held is not None and not plan.departures:
-            self._release("held_routes_wanted_again")
         return plan
 
-    def _may_remove(self, plan: Plan) -> bool:
-        """The removal guard: False while departures wait for a complete list, or for a second one to agree."""
+    def _may_remove(self, departures: list[Operation]) -> bool:
+        """False while departures wait for a complete list, or the guard for a second one to agree."""
         if not self.facts.complete:
             return False
-        reason = too_many(plan.departures, self.facts.fib.count_ours(), self._guard_settings)
-        if not reason:
-            if self.held is not None:
-                self._release("removal_no_longer_large")
+        if not departures and self.held is None:
             return True
-        now = time.monotonic()
-        self.held_prefixes = {operation.route.prefix for operation in plan.departures}
-        if self.held is None:
-            self.held = Held(now, len(plan.departures), reason)
-            # A thousand agents must not all ask for a list in the same moment.
-            self._relist_at = now + random.uniform(0, min(10.0, len(self.facts.desired.nodes) / 500))  # noqa: S311
-            self._log.warning("removal_held", reason=reason, until="a second complete list agrees")
-        elif self.facts.listed_at > self.held.since:
-            self._release("removal_confirmed")
-            return True
-        return False
-
-    def _release(self, event: str) -> None:
-        self.held, self.held_prefixes, self._relist_at = None, set(), _FOREVER
-        self._log.info(event)
+        facts = self.facts
+        ruling = self._guard.judge(departures, facts.fib.count_peers(), listed_at=facts.listed_at, now=time.monotonic())
+        if ruling.event == "removal_held" and self.held is not None:
+            self._log.warning(ruling.event, reason=self.held.reason, until="a second complete list agrees")
+        elif ruling.event:
+            self._log.info(ruling.event)
+        return ruling.allowed
 
     def _affordable(self, plan: Plan, drifted: set[Prefix]) -> list[Operation]:
         """The plan's operations, without prefixes where somebody keeps undoing them (for a while), or that just failed."""
@@ -259,16 +238,15 @@ class Loop:
         self._paused = set()
         if not len(self.fights) and not self.writer.failures:
             return plan.operations
-        failing = self.writer.failures if now < self._retry_at != _FOREVER else {}
+        failing = self.writer.failures if self._retry.planned and now < self._retry.at else {}
         self._paused = {o.route.prefix for o in plan.operations if self.fights.not_before(o.route.prefix, now)}
         return [o for o in plan.operations if o.route.prefix not in self._paused and o.route.prefix not in failing]
 
     def _look_again(self, *, full: bool, prefixes: set[Prefix]) -> bool:
         """See in the kernel what became of the operations; returns whether the next look has to be at everything."""
         fib = self.facts.fib
-        if self.writer.failures and self._retry_at == _FOREVER:
-            self._retry_pause = min(max(1.0, 2 * self._retry_pause), 30.0)
-            self._retry_at = time.monotonic() + self._retry_pause
+        if self.writer.failures and not self._retry.planned:
+            self._retry.later(time.monotonic(), first=1.0)
         changes = fib.read(self.facts.interest(), but_own=full)
         self.facts.postpone(changes)
         if full or changes.dump:
@@ -294,10 +272,9 @@ class Loop:
             self._resync_at = began + self._resync_seconds
             self.fights.prune(now)
         if not self.writer.failures and self.verified:
-            self._retry_at, self._retry_pause = _FOREVER, 0.0
-        elif self._retry_at <= now or (not self.verified and self._retry_at == _FOREVER):
-            self._retry_pause = min(max(0.2, 2 * self._retry_pause), 30.0)
-            self._retry_at = now + self._retry_pause
+            self._retry.done()
+        elif self._retry.at <= now or (not self.verified and not self._retry.planned):
+            self._retry.later(now, first=0.2)
 
     def _log_operations(self, operations: list[Operation]) -> None:
         if len(operations) > 10:

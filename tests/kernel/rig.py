@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+import msgspec
 import structlog
 from pynet.apply.routes import RouteWriter
 from pynet.config_rules import parse_interface
@@ -50,11 +51,15 @@ NO_GUARD = GuardSettings(1.0, 10**6)
 class NoEffects:
     """The rig is about routes: sysctls, rules and files have tests of their own."""
 
+    def __init__(self) -> None:
+        self.sysctls = 0  # how often they were looked at
+        self.handed = []
+
     def write_sysctls(self, now) -> None:
-        pass
+        self.sysctls += 1
 
     def hand_over(self, now) -> None:
-        pass
+        self.handed.append(now)
 
     def resync(self) -> None:
         pass
@@ -73,35 +78,38 @@ class Rig:
         resync=3600.0,
         rcvbuf=None,
         guard=NO_GUARD,
+        settings=None,
     ):
         self.namespace = namespace
         self.errors: list[BaseException] = []
         self.relists = 0
         self.passes = []
-        settings = Settings(OWN, table=table)
+        settings = msgspec.structs.replace(Settings(OWN, table=table), **settings or {})
         with namespace.entered():
             self.socket = RouteSocket()
             self.monitor = Monitor() if rcvbuf is None else Monitor(receive_buffer=rcvbuf)
         self.waker = Waker()
         self.inbox = NodeInbox(self.waker)
-        fib = Fib(self.socket, self.monitor, table=table, protocol=110)
+        fib = Fib(self.socket, self.monitor, table=table, protocol=settings.protocol)
         self.operations: list[tuple[str, str]] = []
         self.writer = RouteWriter(self.socket, lambda kind, result: self.operations.append((kind, result)))
+        self.cluster = ClusterFacts()
         facts = Facts(
             Desired(settings),
             fib,
             self.socket,
             self.inbox,
             egress=EgressInterfaces(parse_interface(interface)),
-            cluster=ClusterFacts,
+            cluster=lambda: self.cluster,
             load_snapshot=dict,
             snapshot_at=float("inf"),
         )
+        self.effects = NoEffects()
         self.loop = Loop(
             facts,
             self.writer,
-            Differ(110, foreign, self.writer.programmed),
-            NoEffects(),
+            Differ(settings.protocol, foreign, self.writer.programmed),
+            self.effects,
             guard=guard,
             relist=self._relist,
             observer=lambda *seen: self.passes.append(seen),

@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"pynet plan: Node {name!r} is not in the list of Nodes: is --node-name right?", file=sys.stderr)
         return 1
     held = too_many(
-        plan.departures, facts.fib.count_ours(), GuardSettings(settings.removal_guard.fraction, settings.removal_guard.minimum)
+        plan.departures, facts.fib.count_peers(), GuardSettings(settings.removal_guard.fraction, settings.removal_guard.minimum)
     )
     _print(plan, facts, held, as_json=args.output == "json")
     return EXIT_CHANGES if plan.operations else 0

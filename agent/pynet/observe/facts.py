@@ -13,7 +13,7 @@ import msgspec
 
 from pynet.core.desired import Desired
 from pynet.core.model import NodeFacts, Prefix
-from pynet.drivers.netlink import RouteSocket
+from pynet.drivers.netlink import NetlinkError, RouteSocket
 from pynet.observe.fib import Changes, Fib, Interest
 from pynet.observe.inbox import NodeChanges, NodeInbox, NodeList
 from pynet.observe.links import EgressInterfaces, read_host
@@ -35,12 +35,16 @@ class ClusterFacts(msgspec.Struct, frozen=True):
 
 
 class Observed(msgspec.Struct):
-    """What came of one look: prefixes to compare, whether to compare all of them, and the kernel's side of it."""
+    """What came of one look: prefixes to compare, whether to compare all of them, and the kernel's side of it.
 
-    touched: set[Prefix]
-    full: bool
-    kernel: Changes
-    received: list[float]  # monotonic arrival times of the Node events behind this look
+    ``host`` says that our own Node or the host is not what it was.
+    """
+
+    touched: set[Prefix] = msgspec.field(default_factory=set)
+    full: bool = False
+    host: bool = False
+    kernel: Changes = msgspec.field(default_factory=Changes)
+    received: list[float] = []  # monotonic arrival times of the Node events behind this look
 
 
 class Facts:
@@ -76,29 +80,50 @@ class Facts:
         self._load_snapshot = load_snapshot
         self.snapshot_at = snapshot_at
         self._postponed = Changes()
+        self._missed = Changes()
 
     def observe(self, *, everything: bool) -> Observed:
-        """Take in all that waits; with ``everything`` also read links, addresses and routes anew."""
-        kernel, self._postponed = self._postponed, Changes()
-        kernel.add(self.fib.read(self.interest()))
+        """Take in all that waits; with ``everything`` also read links, addresses and routes anew.
+
+        Raises NetlinkError if the kernel could not be read: the Nodes are taken over all the same, for they are not told twice,
+        and the next look has to be at everything.
+        """
+        kernel = self._news_of_kernel()
         self._consider_snapshot()
         nodes = self._inbox.drain()
         updates = self._updates(nodes)
         received = [change.received for changes in nodes.changed.values() for change in changes]
-        touched: set[Prefix] = set(kernel.prefixes)
+        touched, before = set(kernel.prefixes), (self.desired.own, self.desired.host)
         own_name = self.desired.settings.own_name
         if own_name in updates:
             # Our own Node first: it says which interfaces and which podCIDRs are ours, and all others are judged by that.
             touched |= self.desired.update({own_name: updates.pop(own_name)})
         full = everything or kernel.dump or nodes.listed is not None
-        if full:
-            self.fib.dump(self.desired.routes)
-        if full or kernel.host or self._seen != self._seeing():
-            touched |= self._read_host()
-        touched |= self.desired.update(updates)
+        try:
+            touched |= self._read_kernel(full=full, host=kernel.host)
+        except NetlinkError:
+            self._missed = kernel
+            raise
+        finally:
+            touched |= self.desired.update(updates)
         if self.fib.partial and any(prefix not in self.fib.routes for prefix in touched):
             self.fib.dump(self.desired.routes)
-        return Observed(touched, full, kernel, received)
+        changed = (self.desired.own, self.desired.host) != before
+        return Observed(touched, full, changed or kernel.host, kernel, received)
+
+    def _news_of_kernel(self) -> Changes:
+        kernel, self._postponed = self._postponed, Changes()
+        kernel.add(self._missed)
+        self._missed = Changes()
+        kernel.add(self.fib.read(self.interest()))
+        return kernel
+
+    def _read_kernel(self, *, full: bool, host: bool) -> set[Prefix]:
+        if full:
+            self.fib.dump(self.desired.routes)
+        if full or host or self._seen != self._seeing():
+            return self._read_host()
+        return set()
 
     def interest(self) -> Interest:
         """What the kernel tells that is worth a pass."""

@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from pynet.core.addresses import covers
+from pynet.core.guard import count_peers
 from pynet.core.host import FibEntry, relevant
 from pynet.core.model import FAMILIES, RT_TABLE_MAIN, RTN_UNICAST, RTPROT_RA, Family, Prefix, Route
 from pynet.drivers.netlink import AddressEvent, LinkEvent, Monitor, Netconf, Overrun, RouteEvent, RouteSocket
@@ -105,12 +106,9 @@ class Fib:
         own = tuple(own_cidrs)
         return frozenset(entry for entry in self._on_link if not any(covers(mine, entry.prefix) for mine in own))
 
-    def count_ours(self) -> dict[Family, int]:
-        """How many prefixes have a route of our protocol, per family."""
-        counts: dict[Family, int] = {4: 0, 6: 0}
-        for prefix in self.ours:
-            counts[prefix.family] += 1
-        return counts
+    def count_peers(self) -> dict[Family, int]:
+        """How many prefixes have a route of our protocol to a peer, per family."""
+        return count_peers(self.ours, self.routes, self._protocol)
 
     def read(self, interest: Interest, *, but_own: bool = False) -> Changes:
         """Take in the notifications that wait, without blocking; ``but_own``: a dump comes next, which shows what we did."""

@@ -1,0 +1,221 @@
+"""What a Node, an operator or the order of things might do to the core's decisions."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pynet.core.addresses import parse_address, parse_prefix
+from pynet.core.claims import Claim
+from pynet.core.desired import Desired
+from pynet.core.guard import GuardSettings, RemovalGuard, count_peers, too_many
+from pynet.core.host import FibEntry
+from pynet.core.model import RTN_UNREACHABLE, UNREACHABLE_METRIC, NodeFacts, Operation, Prefix, Route
+from pynet.core.overlap import Aged, Overlaps
+from pynet.core.pace import Pace
+from pynet.core.retry import Retry
+
+from tests.unit.strategies import OWN, OWN_FACTS, events, host
+from tests.unit.test_desired import SETTINGS, peer, picture, world
+
+# Overlaps: whoever is affected is found, at a price that one Node cannot drive up
+
+
+def aged(cidr: str, hop: str, created: int) -> Aged:
+    return Aged(Claim(parse_prefix(cidr), parse_address(hop)), created, f"u{created}")
+
+
+def test_a_wide_podcidr_does_not_make_every_other_claim_cost_a_look_at_all():
+    """One Node that claims half of the cluster's range is refused; it must not cost each agent a minute at the start."""
+    nodes = {
+        f"n{i}": NodeFacts(f"n{i}", f"u{i}", 10, (f"10.{128 + i // 256}.{i % 256}.0/24",), ("10.99.0.2",), os="linux")
+        for i in range(3000)
+    }
+    nodes["wide"] = NodeFacts("wide", "w", 20, ("10.128.0.0/9",), ("10.99.0.3",), os="linux")
+    desired = Desired(SETTINGS)
+    desired.update({OWN: NodeFacts(OWN, "u-self", 5, ("10.1.0.0/24",), ("10.99.0.1",), os="linux")})
+    desired.set_host(host())
+    looks = 0
+    overlaps = desired._overlaps[4]
+    look = overlaps._clashing
+
+    def counting(name: str) -> set[str]:
+        nonlocal looks
+        looks += 1
+        return look(name)
+
+    overlaps._clashing = counting
+    desired.update(nodes)
+    assert looks < 10 * len(nodes)
+    assert desired.verdicts["wide", 4].state == "rejected"
+    assert sum(v.state == "accepted" for v in desired.verdicts.values()) == 3000
+
+
+def test_granting_looks_at_everybody_whom_a_change_reaches():
+    overlaps = Overlaps(32)
+    overlaps.put("wide", aged("10.1.0.0/16", "10.99.0.2", 2))
+    overlaps.put("late", aged("10.1.9.0/24", "10.99.0.3", 3))
+    assert overlaps.grant({"wide", "late"}) == {"wide": "", "late": "wide"}
+    # The oldest comes and takes a corner of the wide one; the late one, elsewhere in it, is free again.
+    assert overlaps.grant(overlaps.put("old", aged("10.1.1.0/24", "10.99.0.4", 1))) == {"old": "", "wide": "old", "late": ""}
+    assert overlaps.grant(overlaps.remove("old")) == {"wide": "", "late": "wide"}
+
+
+def test_our_own_node_in_one_batch_with_its_rivals_decides_first():
+    """It moves away: an older claim on its old podCIDR, refused until now, beats a younger one that comes in the same batch."""
+    old = peer("old", "10.244.0.0/24", "10.99.0.2", created=10)
+    young = peer("young", "10.244.0.0/24", "10.99.0.3", created=20)
+    moved = NodeFacts(OWN, "u-self", 5, ("10.244.9.0/24",), OWN_FACTS.internal_ips, os="linux")
+    for batch in ({"young": young, OWN: moved}, {OWN: moved, "young": young}):
+        desired = world(old)
+        desired.update(batch)
+        assert picture(desired) == picture(world(old, young, own=moved))
+
+
+@given(st.lists(events(), min_size=2, max_size=12))
+@settings(max_examples=100, deadline=None)
+def test_any_split_into_batches_gives_the_same(history):
+    """Batches with our own Node anywhere in them."""
+    half = len(history) // 2
+    one, two = Desired(SETTINGS), Desired(SETTINGS)
+    for desired in (one, two):
+        desired.set_host(host())
+    one.update(dict(history[:half]))
+    one.update(dict(history[half:]))
+    for name, facts in history:
+        two.update({name: facts})
+    assert picture(one) == picture(two)
+
+
+# What a peer may claim
+
+
+def test_a_broadcast_address_is_no_node_address():
+    """The kernel refuses it as a gateway: one Node would make every other node not ready."""
+    verdict = world(peer("bad", ip="10.99.0.255")).verdicts["bad", 4]
+    assert verdict.state == "rejected"
+    assert "broadcast" in verdict.reason
+
+
+def test_a_network_known_by_its_link_route_alone_is_protected():
+    """A /32 address and a link route, as clouds give it: no part of that network is anybody's podCIDR."""
+    at = msgspec.structs.replace(host(), fib=host().fib | {FibEntry(parse_prefix("10.98.7.0/24"), 2, True)})
+    bad = peer("bad", "10.98.7.128/25")
+    verdict = world(bad, at=at).verdicts["bad", 4]
+    assert verdict.state == "rejected"
+    assert "10.98.7.0/24" in verdict.reason
+    desired = world(bad)
+    assert desired.verdicts["bad", 4].state == "accepted"
+    assert desired.set_host(at) == {parse_prefix("10.98.7.128/25")}
+    assert parse_prefix("10.98.7.128/25") not in desired.routes
+
+
+def test_a_reason_does_not_repeat_a_long_claim_whole():
+    desired = world(peer("bad", ip="x" * 100_000), peer("cidr", "y" * 100_000))
+    assert all(len(v.reason) < 300 for v in desired.verdicts.values())
+
+
+@pytest.mark.parametrize("cidr", ["10.244.1.0/٢٤", "10.244.1.0/²4", "10.244.1.0/+24", "10.244.1.0/ 24"])
+def test_a_prefix_length_is_made_of_ascii_digits(cidr):
+    assert world(peer("bad", cidr)).verdicts["bad", 4].state == "rejected"
+
+
+# The removal guard counts peers
+
+
+def route(n: int) -> Route:
+    return Route(Prefix(bytes((10, 244, n, 0)), 24), 100, b"\x0a\x63\x00\x02", 2, 110)
+
+
+OWN_ROUTE = Route(Prefix(bytes((10, 244, 0, 0)), 24), UNREACHABLE_METRIC, protocol=110, type=RTN_UNREACHABLE)
+
+
+def test_our_own_unreachable_route_is_no_peer():
+    kernel = {r.prefix: (r,) for r in (OWN_ROUTE, *map(route, range(1, 6)))}
+    assert count_peers(kernel, kernel, 110) == {4: 5, 6: 0}
+    going = [Operation("delete", route(n)) for n in range(1, 6)]
+    assert too_many(going, count_peers(kernel, kernel, 110), GuardSettings(0.5, 10)), "none would be left"
+    old_own = Operation("delete", OWN_ROUTE)
+    assert not too_many([old_own, old_own], {4: 2, 6: 0}, GuardSettings(0.1, 0)), "nor does the old own route count as leaving"
+
+
+def test_two_routes_at_one_prefix_are_one_peer():
+    stale = route(1)._replace(metric=7)
+    kernel = {route(1).prefix: (stale, route(1)), route(2).prefix: (route(2),)}
+    assert count_peers(kernel, kernel, 110) == {4: 2, 6: 0}
+    going = [Operation("delete", stale), Operation("delete", route(1))]
+    assert not too_many(going, {4: 2, 6: 0}, GuardSettings(0.5, 10))
+
+
+def test_a_hold_waits_for_a_list_that_was_asked_for_after_it_began():
+    guard = RemovalGuard(GuardSettings(0.5, 2), lambda most: most)
+    going, present = [Operation("delete", route(n)) for n in range(1, 6)], {4: 6, 6: 0}
+    assert guard.judge(going, present, listed_at=9.0, now=10.0) == (False, "removal_held")
+    assert guard.judge(going, present, listed_at=10.0, now=11.0) == (False, ""), "asked for before"
+    assert guard.held.since == 10.0, "a hold does not begin again with each pass"
+    assert guard.judge(going, present, listed_at=10.5, now=11.0) == (True, "removal_confirmed")
+    assert (guard.held, guard.kept, guard.prefixes) == (None, frozenset(), frozenset())
+
+
+def test_a_hold_tells_how_large_it_has_become_and_ends_when_it_is_no_longer_large():
+    guard = RemovalGuard(GuardSettings(0.5, 2), lambda most: most)
+    going, present = [Operation("delete", route(n)) for n in range(1, 7)], {4: 8, 6: 0}
+    guard.judge(going[:5], present, listed_at=0, now=10.0)
+    guard.judge([*going, Operation("delete", OWN_ROUTE)], present, listed_at=0, now=11.0)
+    assert (guard.held.routes, "6 of 8" in guard.held.reason) == (7, True)
+    assert {claim.prefix for claim in guard.kept} == {o.route.prefix for o in going}
+    assert guard.prefixes == {o.route.prefix for o in going} | {OWN_ROUTE.prefix}
+    assert guard.judge(going[:2], present, listed_at=0, now=12.0) == (True, "removal_no_longer_large")
+    guard.judge(going, present, listed_at=0, now=13.0)
+    assert guard.judge([], present, listed_at=0, now=14.0) == (True, "held_routes_wanted_again")
+    assert guard.judge([], present, listed_at=0, now=15.0) == (True, "")
+
+
+def test_agents_ask_for_the_second_list_at_times_of_their_own_by_the_number_of_peers_there_were():
+    going = [Operation("delete", Route(Prefix((n << 8).to_bytes(4), 24), 100)) for n in range(1, 3001)]
+    drawn = []
+
+    def spread(most: float) -> float:
+        drawn.append(most)
+        return most
+
+    for count in (1000, 3000):
+        guard = RemovalGuard(GuardSettings(), spread)
+        guard.judge(going[:count], {4: count, 6: count}, listed_at=0, now=100.0)
+        guard.judge(going[:count], {4: count, 6: count}, listed_at=0, now=101.0)
+        assert guard.relist_at == 100.0 + drawn[-1]
+        assert not guard.relist(100.0)
+        assert guard.relist(110.0)
+        assert not guard.relist(111.0), "once"
+    assert drawn == [4.0, 10.0]
+
+
+# Pauses
+
+
+def test_a_retry_comes_later_each_time_and_begins_anew_when_all_was_well():
+    retry = Retry()
+    pauses = []
+    assert not retry.planned
+    for _ in range(7):
+        retry.later(100.0, first=1.0)
+        pauses.append(retry.at - 100.0)
+    assert pauses == [1, 2, 4, 8, 16, 30, 30]
+    assert not retry.take(129.9)
+    assert retry.take(130.0)
+    assert not retry.planned
+    assert not retry.take(131.0)
+    retry.done()
+    retry.later(0.0, first=0.2)
+    assert retry.at == 0.2
+
+
+def test_work_beyond_a_burst_is_paid_for_with_rest():
+    pace = Pace()
+    assert pace.rest(worked=1.9, idle=0) == 0
+    assert pace.rest(worked=0.3, idle=0) == pytest.approx(0.2)
+    assert pace.rest(worked=0.3, idle=0) == pytest.approx(0.3)
+    assert pace.rest(worked=0.3, idle=1.0) == 0
+    assert pace.rest(worked=9.0, idle=100.0) == 1.0, "a second at most, so that livez sees the loop tick"
+    assert pace.rest(worked=0.5, idle=0) == 0.5

@@ -27,6 +27,7 @@ from pynet.apply.snapshot import Snapshot, save
 from pynet.apply.sysctls import SysctlState, repair, wanted
 from pynet.config import Config
 from pynet.core.addresses import parse_prefix
+from pynet.core.claims import Claim
 from pynet.core.desired import Desired, OwnNode
 from pynet.core.model import Link
 
@@ -66,9 +67,11 @@ class Effects:
         self._log = log
         self._exceptions = tuple(parse_prefix(text) for text in config.masquerade.except_cidrs)
         self._cluster = tuple(parse_prefix(text) for text in config.cluster_cidrs)
-        self._rules: Applier[int] = Applier("rules", self._submit_rules, debounce=_RULES_DEBOUNCE)
+        self._rules: Applier[tuple[int, frozenset[Claim]]] = Applier("rules", self._submit_rules, debounce=_RULES_DEBOUNCE)
         self._snapshot: Applier[int] = Applier("snapshot", self._save_snapshot, debounce=_SNAPSHOT_DEBOUNCE)
         self._sysctls_checked = False
+        self._mtu = 0
+        self._reached: frozenset[bytes] = frozenset()  # addresses of peers that are or were on-link
 
     @property
     def snapshot_path(self) -> Path:
@@ -109,11 +112,11 @@ class Effects:
         if not own.known:
             return
         # One number stands for the whole desired state: sets of 5,000 peers are made in the applier's thread, not here.
-        self._rules.submit(self._desired.accepted_changes)
+        self._rules.submit((self._desired.accepted_changes, now.kept))
         self.parts.forward.submit(ForwardState(own.cidrs, self._config.forward))
         if now.settled and own.cidrs:
             self._begin(now, own)
-        if now.complete and now.verified:
+        if now.complete and now.verified and not now.kept:  # a removal in doubt is not the last good state
             self._snapshot.submit(self._desired.accepted_changes)
 
     def resync(self) -> None:
@@ -143,11 +146,12 @@ class Effects:
 
     def _conflist_wanted(self, own: OwnNode) -> ConflistWanted:
         cni, host = self._config.cni, self._desired.host
-        mtu = cni.mtu if cni.mtu != "auto" else min((link.mtu for link in self._egress()), default=0)
+        # An interface that is gone for a moment is no reason to write the file without an MTU, and then again with it.
+        self._mtu = cni.mtu if cni.mtu != "auto" else min((link.mtu for link in self._egress()), default=self._mtu)
         stale = stale_gateways(cni.bridge_name, own.cidrs, host.links.values(), host.addresses, own.addresses)
         return ConflistWanted(
-            own.cidrs, mtu, cni.conf_dir, cni.conf_name, cni.bin_dir, cni.plugin, cni.bridge_name, cni.portmap, cni.bandwidth,
-            cni.ipam_dir, stale,
+            own.cidrs, self._mtu, cni.conf_dir, cni.conf_name, cni.bin_dir, cni.plugin, cni.bridge_name, cni.portmap,
+            cni.bandwidth, cni.ipam_dir, stale,
         )  # fmt: skip
 
     def _egress(self) -> list[Link]:
@@ -155,19 +159,24 @@ class Effects:
         indexes = set().union(*host.interfaces.values())
         return [link for index, link in host.links.items() if index in indexes]
 
-    def _submit_rules(self, _version: int) -> None:
-        """In the applier's thread: make the sets, and report peers that got no route."""
+    def _submit_rules(self, state: tuple[int, frozenset[Claim]]) -> None:
+        """In the applier's thread: make the sets, of all that is accepted and of what the removal guard keeps."""
+        kept = state[1]
         desired, settings = self._desired, self._config.masquerade
         # A list of a dict's values is taken in one step of the interpreter: the loop may go on changing the dict.
         verdicts = list(desired.verdicts.items())
-        accepted = [v for _, v in verdicts if v.state in {"accepted", "unreachable"} and v.prefix is not None]
+        accepted = [v for _, v in verdicts if v.state in {"accepted", "unreachable"}]
+        prefixes = {v.prefix for v in accepted if v.prefix is not None}.union(claim.prefix for claim in kept)
+        # An outage does not take a peer's address out of the sets; but one that never was on-link is no more than a claim, and
+        # must not switch masquerading off for an address of the Internet.
+        self._reached = frozenset(v.next_hop for v in accepted if v.state == "accepted" or v.next_hop in self._reached)
         own = desired.own
-        pods = self._cluster or (*own.cidrs, *(v.prefix for v in accepted if v.prefix is not None))
+        pods = self._cluster or {*own.cidrs, *prefixes}
         self.parts.masquerade.submit(
             Ruleset(
                 own=tuple(sorted(own.cidrs)),
-                pods=tuple(sorted(set(pods))),
-                nodes=tuple(sorted({*own.addresses, *(v.next_hop for v in accepted)})),
+                pods=tuple(sorted(pods)),
+                nodes=tuple(sorted({*own.addresses, *self._reached, *(claim.next_hop for claim in kept)})),
                 except_=self._exceptions,
                 ipv4=settings.ipv4,
                 ipv6=settings.ipv6,

@@ -204,6 +204,13 @@ def test_older_quorum_list_becomes_the_measure():
     assert seen.replace([], [], "6", quorum=True)
 
 
+def test_events_after_a_list_that_went_back_in_time_are_news():
+    seen = mirror(version="10")
+    assert seen.take(event("ADDED", "a", 1000), 0.0)
+    seen.replace([], [], "5", quorum=True)
+    assert seen.take(event("ADDED", "a", 6), 0.0)
+
+
 def test_events_and_bookmarks_move_the_version_forward_only():
     seen = mirror(version="10")
     for version, expected in (("12", "12"), ("11", "12"), ("", "12"), ("100", "100")):

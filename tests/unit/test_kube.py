@@ -328,17 +328,31 @@ def test_wrong_pem_is_one_line_without_the_secret(access):
     assert SECRET not in str(caught.value)
 
 
+def test_new_ca_is_read_after_a_handshake_that_failed(secure, keys, tmp_path):
+    path = tmp_path / "ca.crt"
+    path.write_text((keys / "other.crt").read_text())
+    api = Api(creds.from_token_files(secure.url, None, path))
+    for _ in range(2):
+        with pytest.raises(ApiError, match="tls"):
+            api.get_json(WHERE)
+        path.write_text((keys / "ca.crt").read_text())
+    assert api.get_json(WHERE)
+
+
 def test_new_ca_file_means_new_connections(secure, keys, tmp_path):
     path = tmp_path / "ca.crt"
     path.write_text((keys / "other.crt").read_text())
     source = creds.from_token_files(secure.url, None, path)
     source._clock = clock = Clock()
     api = Api(source)
-    with pytest.raises(ApiError):
-        api.get_json(WHERE)
+    source.current()
     path.write_text((keys / "ca.crt").read_text())
     clock.now += 61
     assert api.get_json(WHERE)
+    path.write_text((keys / "other.crt").read_text())
+    clock.now += 61
+    with pytest.raises(ApiError, match="tls"):
+        api.get_json(WHERE)
 
 
 # ---- requests

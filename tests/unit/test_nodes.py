@@ -390,6 +390,7 @@ def test_older_list_than_what_was_seen_may_not_remove(fake):
         fake.end_watches()
         until(lambda: len(watcher.loop.lists) >= 3, "more lists")
         assert [listed.consistent for listed in watcher.loop.lists[:3]] == [True, False, True]
+        assert "resourceVersion" not in fake.asked("list")[-1].query
 
 
 # ---- faults of the list
@@ -511,7 +512,8 @@ def test_json_pages_too_large_are_asked_for_in_smaller_ones(monkeypatch):
             server.put(peer(f"n{i}", annotations={"large": "x" * 30_000}))
         with Watcher(server).connected() as watcher:
             assert len(watcher.names) == 12
-            assert [request.query.get("limit") for request in server.asked("list")][1:4] == ["100", "10", "1"]
+            limits = [request.query.get("limit") for request in server.asked("list")][1:]
+            assert limits[:6] == ["100", "10", "1", "10", "1", "10"]
 
 
 def test_json_node_too_large_for_a_page_of_its_own_is_passed_over(monkeypatch):
@@ -524,6 +526,21 @@ def test_json_node_too_large_for_a_page_of_its_own_is_passed_over(monkeypatch):
             assert watcher.names == {"n0", "n1", "n3", "n4"}
             assert watcher.inbox.refused == 1
             assert not watcher.loop.lists[0].consistent  # whose Node it is, nobody knows
+
+
+def test_list_that_drips_for_ever_is_given_up(fake, monkeypatch):
+    monkeypatch.setattr("pynet.drivers.nodeapi._LIST_DEADLINE", 0.3)
+
+    def drip(exchange: Exchange) -> None:
+        exchange.begin(PROTOBUF if exchange.speaks_protobuf else JSON)
+        data = exchange.server.api.encoded_list()
+        for at in range(len(data)):
+            exchange.chunk(data[at : at + 1])
+            time.sleep(0.05)
+
+    fake.script("list", *([fake.serve] if not fake.protobuf else []), drip)
+    with Watcher(fake).connected() as watcher:
+        assert watcher.restarts == ["timeout"]
 
 
 # ---- faults of the watch
@@ -643,6 +660,17 @@ def test_server_that_breaks_every_list_is_not_asked_in_a_loop(fake):
         until(lambda: fake.asked("list"), "the first")
         time.sleep(1.0)
         assert 2 <= len(fake.asked("list")) <= 15
+
+
+def test_watch_that_lasted_makes_waits_short_again(binary):
+    binary.script("list", *[lambda e: e.refuse(500, "InternalError", "etcd is away")] * 8)
+    with Watcher(binary, timing=QUICK._replace(settled=0.1)).connected() as watcher:
+        assert watcher.watch._backoff._state.attempt_number == 9
+        time.sleep(0.2)
+        binary.script("watch", lambda e: e.refuse(500, "InternalError", "etcd is away"))
+        binary.end_watches()
+        until(lambda: len(watcher.restarts) == 10, "the end, and another failure")
+        assert watcher.watch._backoff._state.attempt_number == 2
 
 
 def test_retry_after_is_obeyed(binary):

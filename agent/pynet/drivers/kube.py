@@ -185,7 +185,7 @@ class Api:
     def _request(self, asked: _Request) -> urllib3.BaseHTTPResponse:
         """A response of status 2xx. After a 401 with credentials that have changed since, once again."""
         access = self._current()
-        for again in (True, False):
+        for _ in range(2):
             response = self._send(asked, access)
             if 200 <= response.status < 300:
                 return response
@@ -193,7 +193,7 @@ class Api:
                 refusal = _refusal(response)
             finally:
                 response.close()
-            newer = self._credentials.refresh(access) if response.status == 401 and again else access
+            newer = self._credentials.refresh(access) if response.status == 401 else access
             if newer == access:
                 break
             access = newer
@@ -225,6 +225,8 @@ class Api:
         except (failures.HTTPError, OSError) as error:
             refused = _transport_error(error, access.server)
             self._on_request(asked.verb, refused.code)
+            if refused.code == "tls":
+                self._credentials.refresh(access)  # for the next try: the server may have a certificate of a new CA
             raise refused from None
         self._on_request(asked.verb, str(response.status))
         return response

@@ -147,7 +147,7 @@ class NodeApi:
             if page is None:
                 limit = max(1, limit // 10)
                 continue
-            limit = PAGE
+            limit = min(PAGE, limit * 10)
             nodes += page.nodes
             refused += page.refused
             token = page.continue_

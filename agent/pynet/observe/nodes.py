@@ -58,10 +58,6 @@ class _Ended(NamedTuple):
     unauthorized: bool = False
 
 
-class _GoneError(Exception):
-    """The server has forgotten the version that we watch from."""
-
-
 class NodeWatch(threading.Thread):
     """List, watch, and after whatever happens again. Never raises, never busy: each failure waits longer, up to 30 s.
 
@@ -142,7 +138,7 @@ class NodeWatch(threading.Thread):
             if not self._interrupted():
                 self._watch()
             ended = _Ended("closed")
-        except (ApiError, MalformedError, _GoneError) as error:
+        except (ApiError, MalformedError) as error:
             ended = _judge(error)
         return _Ended("relist") if self._interrupted() else ended
 
@@ -242,8 +238,6 @@ class NodeWatch(threading.Thread):
             return
         if event.kind == "REFUSED":
             self._refuse("", status.message)
-        elif status.code == 410:
-            raise _GoneError
         else:
             raise ApiError(status.code or 500, status.message or status.reason, retry_after=status.retry_after)
 
@@ -258,14 +252,11 @@ class NodeWatch(threading.Thread):
         self._inbox.error = ""
 
 
-def _judge(error: ApiError | MalformedError | _GoneError) -> _Ended:
+def _judge(error: ApiError | MalformedError) -> _Ended:
     """What an error means for the next turn."""
-    match error:
-        case ApiError():
-            reason = _STATUS_REASONS.get(error.status, "error") if error.status else error.code
-            return _Ended(reason, error.reason, error.status in {400, 410}, error.retry_after, reason == "unauthorized")
-        case TruncatedError():  # all events before it were whole: the watch may go on from there
-            return _Ended("broken", str(error))
-        case MalformedError():
-            return _Ended("malformed", str(error), gone=True)
-    return _Ended("gone", gone=True)
+    if isinstance(error, ApiError):
+        reason = _STATUS_REASONS.get(error.status, "error") if error.status else error.code
+        return _Ended(reason, error.reason, error.status in {400, 410}, error.retry_after, reason == "unauthorized")
+    if isinstance(error, TruncatedError):  # all events before it were whole: the watch may go on from there
+        return _Ended("broken", str(error))
+    return _Ended("malformed", str(error), gone=True)

@@ -8,7 +8,9 @@ render() {
     echo "# Made by deploy/render.sh; do not edit. To take pynet off the nodes, run \`pynet cleanup\` on each afterwards."
     echo "apiVersion: v1"
     echo "kind: Namespace"
-    echo "metadata: {name: pynet-system}"
+    echo "metadata:"
+    echo "  name: pynet-system"
+    echo "  labels: {pod-security.kubernetes.io/enforce: privileged}  # host networking and host paths; no container is privileged"
     "${HELM:-helm}" template pynet helm/pynet --namespace pynet-system --kube-version 1.34.0 --no-hooks --set uninstall.enabled=false
 }
 if [ "${1:-}" = --check ]; then

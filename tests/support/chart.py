@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -52,3 +53,27 @@ def one(objects: list[Json], kind: str, name: str = "") -> Json:
     found = [each for each in objects if each["kind"] == kind and (not name or each["metadata"]["name"] == name)]
     assert len(found) == 1, [each["metadata"]["name"] for each in found]
     return found[0]
+
+
+def values(folder: Path, content: Json) -> str:
+    """The flag for a values file in ``folder`` with ``content``."""
+    file = folder / f"values-{len(list(folder.iterdir()))}.yaml"
+    file.write_text(json.dumps(content))  # JSON is YAML
+    return f"--values={file}"
+
+
+def agent_set(*flags: str) -> Json:
+    """The agents' DaemonSet."""
+    return one(render(*flags), "DaemonSet")
+
+
+def agent_config(*flags: str) -> bytes:
+    """The agents' configuration file."""
+    found = one([each for each in render(*flags) if not is_hook(each)], "ConfigMap")
+    return bytes(found["data"]["config.yaml"], "utf-8")
+
+
+def cleanup_set(*flags: str) -> Json:
+    """The DaemonSet that the uninstall hook's Job makes."""
+    found: Json = json.loads(one([each for each in render(*flags) if is_hook(each)], "ConfigMap")["data"]["daemonset.json"])
+    return found

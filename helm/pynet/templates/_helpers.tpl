@@ -25,13 +25,13 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- with .component }}{{ $_ := set $ours "app.kubernetes.io/component" . }}{{ end }}
 {{- $about := dict "app.kubernetes.io/version" .root.Chart.AppVersion "app.kubernetes.io/managed-by" .root.Release.Service }}
 {{- $_ := set $about "helm.sh/chart" (printf "%s-%s" .root.Chart.Name .root.Chart.Version) }}
-{{- merge $ours (deepCopy (.extra | default dict)) (deepCopy .root.Values.commonLabels) $about | toYaml }}
+{{- merge $ours (deepCopy (.extra | default dict)) (deepCopy (.root.Values.commonLabels | default dict)) $about | toYaml }}
 {{- end }}
 
 {{/* Labels and annotations of an object: as for pynet.labels, and "annotations". */}}
 {{- define "pynet.metadata" -}}
 labels: {{- include "pynet.labels" . | nindent 2 }}
-{{- with merge (deepCopy (.annotations | default dict)) (deepCopy .root.Values.commonAnnotations) }}
+{{- with merge (deepCopy (.annotations | default dict)) (deepCopy (.root.Values.commonAnnotations | default dict)) }}
 annotations: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
@@ -160,7 +160,7 @@ affinity: {{ toJson . }}
 {{- end }}
 
 {{- define "pynet.pullSecrets" -}}
-{{- with .Values.imagePullSecrets | default (dig "imagePullSecrets" (list) .Values.global) }}
+{{- with .Values.imagePullSecrets | default (dig "imagePullSecrets" (list) (.Values.global | default dict)) }}
 imagePullSecrets: {{ toJson . }}
 {{- end }}
 {{- end }}

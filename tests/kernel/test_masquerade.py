@@ -668,6 +668,18 @@ def test_remove_takes_exactly_ours_and_says_what(keeper, netns) -> None:
     assert netns.run("nft", "list", "tables").splitlines() == ["table inet theirs", "table ip pynet"]
 
 
+def test_remove_without_nft_complains_only_if_there_is_a_table(keeper, netns, monkeypatch) -> None:
+    with netns.entered():
+        with monkeypatch.context() as missing:
+            missing.setattr(command, "find", lambda _name: None)
+            assert masquerade.remove() == []
+        keeper.settle()
+        assert keeper.it.stop(5)
+        monkeypatch.setattr(command, "find", lambda _name: None)
+        with pytest.raises(RuntimeError, match="nft: not installed"):
+            masquerade.remove()
+
+
 # ---- many nodes
 
 

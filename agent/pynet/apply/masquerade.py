@@ -11,7 +11,7 @@ from pynet.apply.ruleset import FAMILY, NAME, Ruleset, Table, difference, is_who
 from pynet.apply.tablewatch import TableWatch
 from pynet.core.fights import Fights
 from pynet.drivers.command import CommandError, MissingError
-from pynet.drivers.nfnetlink import OwnTransactions, TableChange, generation
+from pynet.drivers.nfnetlink import OwnTransactions, TableChange, generation, list_chains
 from pynet.drivers.nftables import Command, list_table, transact
 
 if TYPE_CHECKING:
@@ -229,8 +229,16 @@ class Masquerade:
 
 
 def remove(*, dry_run: bool = False) -> list[str]:
-    """Remove table ``inet pynet``; return what was (with ``dry_run``: would be) removed. Raises CommandError, MissingError."""
-    if list_table(FAMILY, NAME) is None:
+    """Remove table ``inet pynet``; return what was (with ``dry_run``: would be) removed.
+
+    Raises CommandError (a RuntimeError), OSError; MissingError if there is a table and no nft to remove it with.
+    """
+    try:
+        if list_table(FAMILY, NAME) is None:
+            return []
+    except MissingError:
+        if any((chain.family, chain.table) == (FAMILY, NAME) for chain in list_chains()):
+            raise
         return []
     if not dry_run:
         transact(replacement(None))

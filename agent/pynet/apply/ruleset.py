@@ -2,7 +2,7 @@
 
 Elements of interval sets are merged here (nft's auto-merge does the same, but its JSON does not offer it), so that nothing
 overlaps: overlapping elements make nft refuse a transaction. Node addresses go to sets without intervals: for those nft does
-not read the whole set back at each change (docs/adr has the figures).
+not read the whole set back at each change (docs/adr/0006-rules.md has the figures).
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ DEADLINE: Final = 10.0
 """Seconds after which a program that still runs is killed."""
 
 
-class CommandError(Exception):
+class CommandError(RuntimeError):
     """A program could not be run, failed or took too long. ``text`` is its own words in one line; ``status`` its exit status,
     None if it has none.
     """

@@ -15,6 +15,10 @@ def test_helm_upgrade_loses_no_packet(cluster, pods, pynet):
         until("every agent is a new one", lambda: pynet.ready() and not before & _uids(pynet), 180)
 
 
+def test_helm_test_passes(pods, pynet):
+    pynet.helm("test", "pynet", "--timeout", "90s")
+
+
 def _uids(pynet):
     return {agent["metadata"]["uid"] for agent in pynet.agents().values()}
 

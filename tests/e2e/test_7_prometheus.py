@@ -129,7 +129,7 @@ def test_alerts_and_panels_have_data(cluster, prometheus, monitoring):
     cluster.on_node(node, "ip", f"-{family}", "route", "del", cidr, "protocol", "110")
     until("the drift is seen", lambda: prometheus("rate(pynet_drift_total[1m]) > 0"), 30)
     rules = [rule for group in monitoring["PrometheusRule"]["spec"]["groups"] for rule in group["rules"]]
-    queries = {rule["alert"]: _without_threshold(rule["expr"]) for rule in rules}
+    queries = {f"{rule['alert']}: {part}": part for rule in rules for part in _compared(rule["expr"])}
     (dashboard,) = monitoring["ConfigMap"]["data"].values()
     for panel in _panels(json.loads(dashboard)):
         for target in panel.get("targets", []):
@@ -139,9 +139,10 @@ def test_alerts_and_panels_have_data(cluster, prometheus, monitoring):
     assert empty == {}
 
 
-def _without_threshold(expression):
-    """An alert's expression without the comparison that ends it."""
-    return re.sub(r"\s*(==|!=|>=|<=|>|<)\s*[\d.]+\s*$", "", expression.strip())
+def _compared(expression):
+    """What an alert compares: healthy or not, each of these is to have data."""
+    parts = re.split(r"\s(?:==|!=|>=|<=|>|<|and|or|unless)\s", re.sub(r"\babsent\(", "(", expression.strip()))
+    return [part for part in parts if not re.fullmatch(r"\s*[\d.]+\s*", part)]
 
 
 def _panels(dashboard):

@@ -13,11 +13,12 @@ if TYPE_CHECKING:
 
 TOOLS = "pynet-e2e/tools:1"
 
-# nginx says who it is and whom it sees; /big is for throughput and packets at the MTU; socat says the same over UDP.
+# nginx says who it is and whom it sees, over TCP and UDP; /big is for packets at the MTU.
 SERVE = r"""
 mkdir -p /tmp/www
 head -c 4000000 /dev/zero | tr '\0' x >/tmp/www/big
 cat >/tmp/nginx.conf <<CONF
+load_module /usr/lib/nginx/modules/ngx_stream_module.so;
 daemon off; error_log stderr; pid /tmp/nginx.pid; worker_processes 1;
 events { worker_connections 512; }
 http {
@@ -31,9 +32,13 @@ http {
     EXTRA
   }
 }
+stream {
+  server {
+    listen PORT udp; listen [::]:PORT udp;
+    return "$(hostname) \$remote_addr\n";
+  }
+}
 CONF
-socat UDP4-RECVFROM:PORT,fork SYSTEM:'echo $(hostname) $SOCAT_PEERADDR' &
-socat UDP6-RECVFROM:PORT,fork,ipv6only=1 SYSTEM:'echo $(hostname) $SOCAT_PEERADDR' &
 exec nginx -c /tmp/nginx.conf
 """
 

@@ -6,7 +6,7 @@
 # What the agent's image stands on, where the tests have no official Python image.
 base="python3,nftables,iptables"
 # What the test's pods run. busybox is the dynamic one: a static glibc resolves no names.
-tools="busybox,iproute2,iputils-ping,curl,nginx-light,iperf3,socat"
+tools="busybox,iproute2,iputils-ping,curl,nginx-light,libnginx-mod-stream,iperf3"
 # A node: systemd, the runtime, and what kubelet, kube-proxy and kubeadm call.
 node="systemd,systemd-sysv,dbus,iproute2,iptables,nftables,containerd,runc,kmod,procps,socat"
 node="$node,conntrack,ethtool,ca-certificates,iputils-ping,busybox"

@@ -10,8 +10,11 @@ from tests.support import chart
 from tests.support.controlplane import binaries
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.support.apiclient import ApiClient
     from tests.support.cluster import Cluster
+    from tests.support.controlplane import ControlPlane
 
 RELEASE = "charted"  # not pynet: the session's control plane has a ClusterRole of that name
 NAMESPACE = "charted-system"
@@ -83,6 +86,18 @@ class Charted:
         path = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/{account}/token"
         request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
         return str(self.client.create(path, request)["status"]["token"])
+
+
+def kubeconfig(plane: ControlPlane, folder: Path) -> str:
+    """Path of a kubeconfig of an administrator, written into ``folder``."""
+    cluster = {"server": plane.url, "certificate-authority": str(plane.ca_file)}
+    content = {"apiVersion": "v1", "kind": "Config", "current-context": "x", "clusters": [{"name": "c", "cluster": cluster}]}
+    content["users"] = [{"name": "u", "user": {"token": plane.client.token}}]
+    content["contexts"] = [{"name": "x", "context": {"cluster": "c", "user": "u"}}]
+    path = folder / "kubeconfig"
+    path.write_text(json.dumps(content))
+    path.chmod(0o600)  # helm warns of any other
+    return str(path)
 
 
 def _documents(objects: list[chart.Json]) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from pynet.apply.condition import body_for
 
-from tests.api.charted import RELEASE, Charted
+from tests.api.charted import RELEASE, Charted, kubeconfig
 from tests.support.apiclient import MERGE, STRATEGIC, RefusedError
 from tests.support.controlplane import binaries
 from tests.support.nodes import node
@@ -17,6 +16,7 @@ from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.support.apiclient import ApiClient
     from tests.support.cluster import Cluster
@@ -208,27 +208,13 @@ def test_others_are_not_held_by_the_policy(chart: Charted) -> None:
     assert _conditions(chart)["Ready"] == "False"
 
 
-def test_type_checker_has_nothing_to_say_about_the_policy(chart: Charted, tmp_path: Any) -> None:
+def test_type_checker_has_nothing_to_say_about_the_policy(chart: Charted, tmp_path: Path) -> None:
     """Its warnings are about fields that are not there, which at run time would deny everything."""
     plane = chart.cluster.plane
-    config = tmp_path / "kubeconfig"
-    cluster = {"server": plane.url, "certificate-authority": str(plane.ca_file)}
-    config.write_text(
-        json.dumps(
-            {
-                "apiVersion": "v1",
-                "kind": "Config",
-                "clusters": [{"name": "c", "cluster": cluster}],
-                "users": [{"name": "u", "user": {"token": chart.client.token}}],
-                "current-context": "x",
-                "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-            }
-        )
-    )
     only = "--controllers=validatingadmissionpolicy-status-controller"
     program = str(binaries("kube-controller-manager")["kube-controller-manager"])
     with (tmp_path / "log").open("wb") as log:
-        command = (program, "--kubeconfig", str(config), only, "--leader-elect=false", "--secure-port=0")
+        command = (program, "--kubeconfig", kubeconfig(plane, tmp_path), only, "--leader-elect=false", "--secure-port=0")
         controller = plane.namespace.popen("setpriv", "--pdeathsig", "KILL", *command, stdout=log, stderr=log)
     path = f"/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies/{POLICY}"
     try:

@@ -20,6 +20,7 @@ from pynet.drivers import credentials as creds
 from pynet.drivers.apiwire import MalformedError, TruncatedError
 from pynet.drivers.credentials import Access, Credentials, CredentialsError
 from pynet.drivers.kube import Api, ApiError
+from pynet.drivers.tls import tls_context
 from pynet.observe.cluster import KUBERNETES_ENDPOINTS, SERVICE_CIDRS, kubernetes_endpoints, list_service_cidrs
 
 from tests.support.fake_api import JSON, NODES, PROTOBUF, Exchange, FakeApi
@@ -315,6 +316,17 @@ def test_client_certificate_is_shown_and_never_on_a_disk(secure, keys, tmp_path,
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ApiError):
         api_of(secure, ca=(keys / "ca.crt").read_text()).get_json(WHERE)
+
+
+def test_only_the_clusters_ca_is_trusted_and_no_file_stays_open(keys):
+    pem = {
+        name: (keys / file).read_text()
+        for name, file in (("ca", "ca.crt"), ("certificate", "client.crt"), ("key", "client.key"))
+    }
+    before = os.listdir("/proc/self/fd")
+    assert tls_context(Access("https://h", **pem)).cert_store_stats()["x509"] == 1
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert tls_context(Access("http://h", **pem)) is None
 
 
 @pytest.mark.parametrize(
@@ -687,6 +699,20 @@ def test_waiting_for_headers_is_broken_off_too(fake):
     api.interrupt()
     thread.join(5)
     assert failures == ["broken"]
+
+
+def test_other_requests_are_not_broken_off_with_the_streams(fake):
+    asked, go_on = threading.Event(), threading.Event()
+    fake.script("get", lambda e: (asked.set(), go_on.wait(5), e.answer(200, b'{"n": 3}')))
+    api = api_of(fake)
+    answers = []
+    thread = threading.Thread(target=lambda: answers.append(api.get_json(WHERE)))
+    thread.start()
+    assert asked.wait(5)
+    api.interrupt()
+    go_on.set()
+    thread.join(5)
+    assert answers == [{"n": 3}]
 
 
 # ---- rare objects

@@ -170,9 +170,9 @@ def test_watch_that_ends_inside_a_line_is_truncated():
 
 
 def test_event_too_large_is_skipped_as_it_arrives_and_the_next_is_read():
-    large = [b'{"type":"ADDED","object":{', *([b" " * (1 << 20)] * ((NODE_LIMIT >> 20) + 1)), b"}}\n"]
-    read = events(*large, line("ADDED", body("b")))
-    assert [event.kind for event in read] == ["REFUSED", "ADDED"]
+    data = line("ADDED", body("b", annotations={"large": "x" * NODE_LIMIT}))
+    large = [data[at : at + (1 << 20)] for at in range(0, len(data), 1 << 20)]
+    assert [event.kind for event in events(*large, line("ADDED", body("c")))] == ["REFUSED", "ADDED"]
     with pytest.raises(TruncatedError):
         events(*large[:-1])
 

@@ -239,6 +239,12 @@ def test_field_that_reaches_over_the_end_of_its_message_is_malformed():
         nodeproto.decode_node(message((1, metadata), (2, b"x" * 30)), "own")
 
 
+@pytest.mark.parametrize("number", [b"\x09\0\0\0", b"\x0d\0", b"\x08\x80"])
+def test_number_that_reaches_over_the_end_of_its_message_is_malformed(number):
+    with pytest.raises(MalformedError):
+        nodeproto.decode_node(message((1, message((1, "a")) + number), (2, b"")), "own")
+
+
 def test_a_number_where_text_belongs_is_not_taken_for_it():
     decoded, _ = nodeproto.decode_node(message((1, message((1, 3), (5, 2)))), "own")
     assert decoded == NodeFacts("")

@@ -13,15 +13,20 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Final
 
 from pynet import config
 from pynet.apply import confdir, forward, masquerade
 from pynet.commands.agent.process import FatalError, hold_lock
 from pynet.commands.output import add_output_argument
 from pynet.config import Config
-from pynet.core.model import FAMILIES, Link, Operation, Route
+from pynet.core.addresses import host_prefix, parse_address
+from pynet.core.model import FAMILIES, RT_TABLE_MAIN, Link, Operation, Prefix, Route
 from pynet.drivers.netlink import RouteSocket
-from pynet.install import InstallError, remove_installed
+from pynet.install import RECORD, InstallError, remove_installed
+from pynet.observe.cluster import parse_each
+
+_EVERY_TABLE: Final = 0  # to the kernel: no table in particular
 
 
 class Cleanup:
@@ -64,26 +69,25 @@ class Cleanup:
         return [str(path.parent / name) for name in confdir.remove(path)]
 
     def _routes(self) -> list[str]:
-        """Routes of our protocol, in the main table too: another setting may have put them there."""
-        removed: list[str] = []
+        """Routes of our protocol, in every table: another setting may have put them there."""
+        removed: dict[str, None] = {}  # each once, in their order
         with RouteSocket() as netlink:
             for _ in range(3):  # an IPv6 route with several next hops goes hop by hop
                 found = list(self._our_routes(netlink))
                 if not found or self._dry_run:
-                    return removed or [_words(route) for route in found]
+                    return list(removed or dict.fromkeys(map(_words, found)))
                 errors = netlink.apply([Operation("delete", route) for route in found])
-                removed += [_words(route) for n, route in enumerate(found) if n not in errors]
+                removed |= {_words(route): None for n, route in enumerate(found) if n not in errors}
             left = list(self._our_routes(netlink))
         if left:
             raise OSError(f"{len(left)} routes are left, the first is {_words(left[0])}")
-        return removed
+        return list(removed)
 
     def _our_routes(self, netlink: RouteSocket) -> Iterator[Route]:
         for family in FAMILIES:
-            for table in {254, self._settings.routes.table}:
-                for route in netlink.dump_routes(family, table):
-                    if route.protocol == self._settings.routes.protocol:
-                        yield route
+            for route in netlink.dump_routes(family, _EVERY_TABLE):
+                if route.protocol == self._settings.routes.protocol:
+                    yield route
 
     def _snapshot(self) -> list[str]:
         path = Path(self._settings.state_dir, "last-good.json")
@@ -98,17 +102,19 @@ class Cleanup:
             return netlink.dump_links()
 
     def _pod_interfaces(self) -> list[str]:
-        """Interfaces of pods that our conflist attached: ports of our bridge, or leases of pods attached by ptp."""
-        links = self._links()
+        """Interfaces of pods that our conflist attached: ports of our bridge, and those that ptp made, whichever is set now."""
+        with RouteSocket() as netlink:
+            links = netlink.dump_links()
+            leased = self._leased()
+            # ptp gives each pod's address a route of its own at the host's end of the pair.
+            ends = {r.oif for family in FAMILIES for r in netlink.dump_routes(family, RT_TABLE_MAIN) if r.prefix in leased}
         bridges = {link.ifindex for link in links if link.name == self._settings.cni.bridge_name and link.kind == "bridge"}
-        ports = [link.name for link in links if link.master in bridges]
-        if self._settings.cni.plugin == "ptp":
-            ports += [link.name for link in links if link.kind == "veth" and not link.master]
-        return ports if ports and (bridges or self._lease_files()) else []
+        return [link.name for link in links if link.master in bridges or (link.ifindex in ends and link.kind == "veth")]
 
-    def _lease_files(self) -> list[Path]:
-        folder = Path(self._settings.cni.ipam_dir)
-        return [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(("last_", "lock"))]
+    def _leased(self) -> set[Prefix]:
+        """The addresses that host-local gave out and did not take back: it keeps a file of that name for each."""
+        files = [path for path in Path(self._settings.cni.ipam_dir).rglob("*") if path.is_file()]
+        return {host_prefix(address) for address in parse_each((path.name for path in files), parse_address)}
 
     def _shared(self) -> list[str]:
         """What pods use, as far as it is there."""
@@ -146,10 +152,12 @@ class Cleanup:
     def _folders(self) -> list[str]:
         """Remove the state folder, if nothing is left in it."""
         folder = Path(self._settings.state_dir)
-        if self._dry_run or not folder.is_dir() or any(folder.iterdir()):
+        going = {Path(path).name for path in self.removed} | {RECORD} if self._dry_run else set()
+        if not folder.is_dir() or any(path.name not in going for path in folder.iterdir()):
             return []
         try:
-            folder.rmdir()
+            if not self._dry_run:
+                folder.rmdir()
         except OSError:  # a mount point, as in a pod: empty is all that can be had
             return []
         return [str(folder)]
@@ -199,4 +207,4 @@ def _print(cleanup: Cleanup, *, dry_run: bool, as_json: bool) -> None:
 
 
 def _words(route: Route) -> str:
-    return f"route {route.prefix} metric {route.metric}" + (f" table {route.table}" if route.table != 254 else "")
+    return f"route {route.prefix} metric {route.metric}" + (f" table {route.table}" if route.table != RT_TABLE_MAIN else "")

@@ -19,18 +19,20 @@ from pynet.core.addresses import parse_address, parse_prefix
 from pynet.core.desired import Desired
 from pynet.core.diff import Differ, Plan
 from pynet.core.guard import GuardSettings, too_many
-from pynet.core.model import RTN_UNICAST, NodeFacts, Route, format_address
+from pynet.core.model import RT_TABLE_MAIN, RTN_UNICAST, RTN_UNREACHABLE, NodeFacts, Route, format_address
+from pynet.drivers.apiwire import MalformedError
 from pynet.drivers.credentials import CredentialsError
 from pynet.drivers.kube import Api, ApiError
 from pynet.drivers.netlink import Monitor, RouteSocket
 from pynet.drivers.nodeapi import NodeApi
-from pynet.observe.cluster import kubernetes_endpoints, list_service_cidrs
+from pynet.observe.cluster import kubernetes_endpoints, list_service_cidrs, parse_each
 from pynet.observe.facts import ClusterFacts, Facts
 from pynet.observe.fib import Fib
 from pynet.observe.inbox import NodeInbox, NodeList
 from pynet.observe.links import EgressInterfaces
 
 EXIT_CHANGES: Final = 2
+_TYPES: Final = {RTN_UNICAST: "", 2: "local ", 6: "blackhole ", RTN_UNREACHABLE: "unreachable ", 8: "prohibit ", 9: "throw "}
 _VERBS: Final = {"add": "add", "replace": "replace", "delete": "del"}
 
 
@@ -49,28 +51,32 @@ def run(args: argparse.Namespace) -> int:
     settings = config.load(args.config)
     name = check_node_name(args.node_name)
     try:
-        plan, facts = _make(settings, name, Api(credentials_of(args, Path(settings.run_dir))))
-    except (ApiError, FatalError, CredentialsError, OSError) as error:
+        plan, facts, unreadable = _make(settings, name, Api(credentials_of(args, Path(settings.run_dir))))
+    except (ApiError, MalformedError, FatalError, CredentialsError, OSError) as error:
         print(f"pynet plan: {error}", file=sys.stderr)
         return 1
     if not facts.desired.own.known:
         print(f"pynet plan: Node {name!r} is not in the list of Nodes: is --node-name right?", file=sys.stderr)
         return 1
-    held = too_many(
-        plan.departures, facts.fib.count_peers(), GuardSettings(settings.removal_guard.fraction, settings.removal_guard.minimum)
-    )
+    guard = GuardSettings(settings.removal_guard.fraction, settings.removal_guard.minimum)
+    held = too_many(plan.departures, facts.fib.count_peers(), guard)
+    if unreadable and plan.departures:
+        held = f"{unreadable} Nodes cannot be read, and these routes may be theirs"
     _print(plan, facts, held, as_json=args.output == "json")
     return EXIT_CHANGES if plan.operations else 0
 
 
-def _make(settings: config.Config, name: str, api: Api) -> tuple[Plan, Facts]:
-    """One look at everything. Raises ApiError or OSError."""
+def _make(settings: config.Config, name: str, api: Api) -> tuple[Plan, Facts, int]:
+    """One look at everything: the plan, what it follows from, and how many Nodes could not be read.
+
+    Raises ApiError, MalformedError, OSError.
+    """
     started = time.monotonic()
     listing = NodeApi(api, name).list("")
     nodes: dict[str, NodeFacts] = {node.name: node for node in listing.nodes}
     ranges, endpoints = list_service_cidrs(api) or [], kubernetes_endpoints(api)
-    services = frozenset(parse_prefix(text) for text in (*settings.service_cidrs, *ranges))
-    cluster = ClusterFacts(services, frozenset(map(parse_address, endpoints)) | api.peer_addresses())
+    services = parse_each((*settings.service_cidrs, *ranges), parse_prefix)
+    cluster = ClusterFacts(services, parse_each(endpoints, parse_address) | api.peer_addresses())
     inbox = NodeInbox(lambda: None)
     inbox.put_list(NodeList(nodes, consistent=True, complete=name in nodes, started=started, received=time.monotonic()))
     routes = settings.routes
@@ -88,8 +94,9 @@ def _make(settings: config.Config, name: str, api: Api) -> tuple[Plan, Facts]:
         facts.observe(everything=True)
         desired, fib = facts.desired, facts.fib
         # Only what carries our protocol counts as ours here: what an agent has programmed, only that agent knows.
-        plan = Differ(routes.protocol, routes.foreign, {}).plan(desired.routes.keys() | fib.ours, desired.routes, fib.routes)
-    return plan, facts
+        prefixes = sorted(desired.routes.keys() | fib.ours, key=lambda prefix: (prefix.family, prefix))
+        plan = Differ(routes.protocol, routes.foreign, {}).plan(prefixes, desired.routes, fib.routes)
+    return plan, facts, len(listing.refused)
 
 
 def _print(plan: Plan, facts: Facts, held: str, *, as_json: bool) -> None:
@@ -110,7 +117,7 @@ def _print(plan: Plan, facts: Facts, held: str, *, as_json: bool) -> None:
     for prefix, rival in conflicts.items():
         print(f"# {prefix} conflict: there is {rival}")
     if held:
-        print(f"# the removals would wait for a second list: {held}")
+        print(f"# the removals would wait for another list: {held}")
     if not commands:
         print("# nothing to do")
 
@@ -120,12 +127,14 @@ def _family(route: Route) -> str:
 
 
 def words(route: Route) -> str:
-    """A route as `ip route` takes it."""
-    kind = "" if route.type == RTN_UNICAST else "unreachable "
-    via = f" via {format_address(route.gateway)}" if route.gateway else ""
-    dev = f" dev {_name(route.oif)}" if route.oif else ""
-    table = f" table {route.table}" if route.table != 254 else ""
-    return f"{kind}{route.prefix}{via}{dev} proto {route.protocol} metric {route.metric}{table}"
+    """A route as `ip route` takes it. One of several next hops is named without them, which is enough to remove it."""
+    kind = _TYPES.get(route.type, f"type {route.type} ")
+    family = " inet6" if route.prefix.family == 4 and len(route.gateway) == 16 else ""
+    via = f" via{family} {format_address(route.gateway)}" if route.gateway and not route.multipath else ""
+    dev = f" dev {_name(route.oif)}" if route.oif and not route.multipath else ""
+    table = f" table {route.table}" if route.table != RT_TABLE_MAIN else ""
+    tos = f" tos {route.tos:#x}" if route.tos else ""
+    return f"{kind}{route.prefix}{tos}{via}{dev} proto {route.protocol} metric {route.metric}{table}"
 
 
 def _name(index: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
@@ -9,6 +10,8 @@ import msgspec
 from pynet.drivers.kube import ApiError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from pynet.drivers.kube import Api
 
 T = TypeVar("T")
@@ -36,6 +39,15 @@ class _Endpoint(msgspec.Struct):
 
 class _EndpointSlice(msgspec.Struct):
     endpoints: list[_Endpoint] | None = None
+
+
+def parse_each(texts: Iterable[str], parse: Callable[[str], T]) -> frozenset[T]:
+    """What can be parsed of ``texts``: one that cannot protects nothing, and must not cost us the others."""
+    found = set()
+    for text in texts:
+        with contextlib.suppress(ValueError):
+            found.add(parse(text))
+    return frozenset(found)
 
 
 def list_service_cidrs(api: Api) -> list[str] | None:

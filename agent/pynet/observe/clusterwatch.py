@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 import threading
 from collections.abc import Callable, Iterable
-from typing import Final, TypeVar
+from typing import Final
 
 import structlog
 
 from pynet.core.addresses import parse_address, parse_prefix
 from pynet.core.model import Prefix
 from pynet.drivers.kube import Api, ApiError
-from pynet.observe.cluster import kubernetes_endpoints, list_service_cidrs
+from pynet.observe.cluster import kubernetes_endpoints, list_service_cidrs, parse_each
 from pynet.observe.facts import ClusterFacts
-
-T = TypeVar("T")
 
 _EVERY: Final = (240.0, 360.0)  # seconds: these objects hardly ever change, and all agents ask
 _RETRY: Final = (1.0, 5.0)
@@ -67,19 +64,10 @@ class ClusterWatch(threading.Thread):
         except Exception:  # the thread's top: without these facts the guard protects less, and the agent goes on
             self._log.exception("cluster_watch_crashed")
             return False
-        services = self._configured | _each(ranges or (), parse_prefix)
-        addresses = _each(endpoints, parse_address)
+        services = self._configured | parse_each(ranges or (), parse_prefix)
+        addresses = parse_each(endpoints, parse_address)
         if (services, addresses) != (self._services, self._endpoints):
             self._services, self._endpoints = services, addresses
             self._log.info("cluster_facts_read", service_cidrs=[*map(str, sorted(services))], api_servers=len(addresses))
             self._wake()
         return True
-
-
-def _each(texts: Iterable[str], parse: Callable[[str], T]) -> frozenset[T]:
-    """What can be parsed of ``texts``: one that cannot protects nothing, and must not cost us the others."""
-    found = set()
-    for text in texts:
-        with contextlib.suppress(ValueError):
-            found.add(parse(text))
-    return frozenset(found)

@@ -8,12 +8,28 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support import cluster as clusters
+from tests.support.controlplane import binaries
 from tests.support.netns import why_not
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.support.cluster import Cluster
+
+
+# Beside etcd and kube-apiserver: what the tests of the chart run.
+_PROGRAMS = {
+    "test_admission.py": ("helm", "kubectl", "kube-controller-manager"),
+    "test_release.py": ("helm",),
+    "test_uninstall.py": ("helm", "kubectl"),
+}
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Build programs before the first test: minutes on a new machine, which no test's time limit is made for."""
+    modules = {item.path.name for item in session.items if item.path.parent.name == "api"}
+    if modules and not session.config.option.collectonly and not why_not():
+        binaries("etcd", "kube-apiserver", *{name for module in modules for name in _PROGRAMS.get(module, ())})
 
 
 @pytest.fixture(scope="session")

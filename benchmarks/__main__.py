@@ -6,6 +6,7 @@ A real kube-apiserver and etcd, Nodes of 12 kB, the agent in a network namespace
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 import time
@@ -21,6 +22,7 @@ from tests.support.cluster import cluster
 from tests.support.netns import why_not
 
 SMALL = 3
+IDLE = 0.5
 
 
 class Topic(NamedTuple):
@@ -56,7 +58,7 @@ def main() -> int:
     settings = _settings(arguments)
     keys = [key for key in KEYS if not arguments.only or key in arguments.only]
     results: dict[str, dict[str, str]] = {c.name: {} for c in chosen}
-    began = time.monotonic()
+    began, load = time.monotonic(), os.getloadavg()[0]
     _say(f"{machine()}\nstarting etcd and kube-apiserver (the first time they are built, which takes about 5 minutes)")
     footnote = ""
     with tempfile.TemporaryDirectory(prefix="pynet-bench-") as folder, cluster(Path(folder)) as made:
@@ -72,7 +74,8 @@ def main() -> int:
                 _large(rig, contestant, keys, results)
             footnote = batch.lines(rig) if not arguments.only else ""
     seconds = time.monotonic() - began
-    print(f"\n{machine()}; {settings.nodes} Nodes, {settings.runs} runs each, median (range); {seconds:.0f} s in all\n")
+    busy = f"load {load:.1f} before it began" + (": too busy for figures that mean something" if load > IDLE else "")
+    print(f"\n{machine()}, {busy}; {settings.nodes} Nodes, {settings.runs} runs each, median (range); {seconds:.0f} s in all\n")
     print(table(results, [c.name for c in chosen], keys, n=settings.nodes, soak=settings.soak))
     print("\n" + "\n".join(f"- {c.name}: {c.note}" for c in chosen) + (f"\n- {footnote}" if footnote else ""))
     return 0

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pynet.core.addresses import parse_address, parse_prefix
 from pynet.core.claims import Claim
-from pynet.core.desired import Desired
+from pynet.core.desired import Desired, Settings
 from pynet.core.guard import GuardSettings, RemovalGuard, count_peers, too_many
 from pynet.core.host import FibEntry
 from pynet.core.model import RTN_UNREACHABLE, UNREACHABLE_METRIC, NodeFacts, Operation, Prefix, Route
@@ -119,6 +119,16 @@ def test_a_reason_does_not_repeat_a_long_claim_whole():
 @pytest.mark.parametrize("cidr", ["10.244.1.0/٢٤", "10.244.1.0/²4", "10.244.1.0/+24", "10.244.1.0/ 24"])
 def test_a_prefix_length_is_made_of_ascii_digits(cidr):
     assert world(peer("bad", cidr)).verdicts["bad", 4].state == "rejected"
+
+
+def test_with_cluster_cidrs_no_node_can_claim_an_address_in_anothers_podcidr():
+    """A kubelet may write any InternalIP: an old Node must not keep a younger peer out by one in that peer's podCIDR."""
+    victim, evil = peer("victim", "10.244.7.0/24", created=20), peer("evil", "10.244.8.0/24", "10.244.7.5", created=1)
+    bounded = Settings(OWN, cluster_cidrs=(parse_prefix("10.0.0.0/8"),))
+    desired = world(victim, evil, settings_=bounded)  # the nodes' own network lies in that range, and is none the worse
+    assert desired.verdicts["victim", 4].state == "accepted"
+    assert "clusterCIDRs" in desired.verdicts["evil", 4].reason
+    assert world(victim, evil).verdicts["victim", 4].state == "rejected", "without, nothing tells who is right: the older"
 
 
 # The removal guard counts peers

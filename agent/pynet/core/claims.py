@@ -129,6 +129,7 @@ class ClaimGuard:
         self._hops = _ranges(_SPECIAL | _MAPPED)
         self._own_addresses = {address.address for address in host.addresses}
         self._broadcasts = broadcasts(host)
+        self._connected = tuple(connected)
 
     def judge(self, claim: Claim) -> str:
         """The reason to refuse ``claim``, "" if there is none."""
@@ -156,9 +157,16 @@ class ClaimGuard:
             return f"node address {text} is this node's own address: two nodes claim it"
         if claim.next_hop in self._broadcasts:
             return f"node address {text} is the broadcast address of this node's own network {self._broadcasts[claim.next_hop]}"
+        # It could not be routed to anyway, and must not keep the peer out whose podCIDR it lies in.
+        if _holds(self._cluster, claim.next_hop) and not _holds(self._connected, claim.next_hop):
+            return f"node address {text} lies in clusterCIDRs ({self._cluster_words}), and in no network of this node"
         if contains(claim.prefix, claim.next_hop):
             return f"node address {text} lies in the Node's own podCIDR {claim.prefix}"
         return ""
+
+
+def _holds(networks: Iterable[Prefix], address: bytes) -> bool:
+    return any(contains(network, address) for network in networks)
 
 
 def bounds(prefix: Prefix) -> tuple[int, int]:

@@ -323,7 +323,7 @@ def test_only_the_clusters_ca_is_trusted_and_no_file_stays_open(keys):
         name: (keys / file).read_text()
         for name, file in (("ca", "ca.crt"), ("certificate", "client.crt"), ("key", "client.key"))
     }
-    before = os.listdir("/proc/self/fd")
+    before = len(list(Path("/proc/self/fd").iterdir()))
     assert tls_context(Access("https://h", **pem)).cert_store_stats()["x509"] == 1
     assert len(list(Path("/proc/self/fd").iterdir())) == before
     assert tls_context(Access("http://h", **pem)) is None

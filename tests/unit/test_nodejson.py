@@ -154,7 +154,7 @@ def test_line_that_is_no_event_is_malformed(data):
 @settings(deadline=None)
 @given(st.lists(st.sampled_from(["ADDED", "MODIFIED", "DELETED"]), max_size=5), st.data())
 def test_any_split_of_a_watch_gives_the_same_events(kinds, data):
-    encoded = b"".join(line(kind, body(f"n{i}")) for i, kind in enumerate(kinds))
+    encoded = b"".join(line(kind, body(f"n{i}", full=i % 2 == 0)) for i, kind in enumerate(kinds))
     cuts = sorted(data.draw(st.lists(st.integers(0, len(encoded)), max_size=20)))
     read = events(*(encoded[a:b] for a, b in zip([0, *cuts], [*cuts, len(encoded)], strict=True)))
     assert [(event.kind, event.facts.name) for event in read] == [(kind, f"n{i}") for i, kind in enumerate(kinds)]

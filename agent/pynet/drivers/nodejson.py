@@ -232,7 +232,7 @@ def walk_events(chunks: Iterable[bytes], own: str) -> Iterator[NodeEvent]:
             line = bytes(buffer[:newline])
             del buffer[: newline + 1]
             searched = 0
-            if skipped:
+            if skipped or len(line) > NODE_LIMIT:
                 yield NodeEvent("REFUSED", status=Status(message=too_large(skipped + len(line))))
                 skipped = 0
             elif line.strip():

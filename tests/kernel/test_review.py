@@ -284,3 +284,47 @@ def test_two_agents_of_one_node_agree(node):
         eventually(lambda: one.has(V4, "10.99.0.3"))
         eventually(lambda: one.loop.verified and two.loop.verified)
         assert len(one.routes(4, dst=V4)) == 1
+
+
+def test_with_more_foreign_routes_than_are_kept_nothing_is_overlooked(node, monkeypatch):
+    """A node with a full Internet table: the mirror holds what is at our prefixes only."""
+    monkeypatch.setattr("pynet.observe.fib._FOREIGN_LIMIT", 5)
+    batch = "".join(f"route add 10.66.{n}.0/24 via {HOP4} proto bgp\n" for n in range(50))
+    batch += "route add 10.244.2.0/24 via 10.99.0.3 metric 5 proto bgp\n"
+    node.run("ip", "-batch", "-", input=batch)
+    with running(node, peer(1)) as rig:
+        assert rig.loop.facts.fib.partial
+        assert len(rig.loop.facts.fib.routes) < 20
+        rig.feed(peer(2))
+        eventually(lambda: rig.has("10.244.2.0/24"))
+        eventually(lambda: rig.loop.rivals)
+        assert [rival.metric for rival, _ in rig.loop.rivals.values()] == [5]
+        node.run("ip", "route", "del", V4)
+        eventually(lambda: rig.has(V4, HOP4))
+        node.run("ip", "route", "del", "10.244.2.0/24", "proto", "bgp")
+        eventually(lambda: not rig.loop.rivals)
+        rig.drop(peer(2))
+        eventually(lambda: not rig.has("10.244.2.0/24"))
+        assert len(node.ip("route", "show", "proto", "bgp")) == 50
+
+
+def test_a_snapshot_adds_routes_and_removes_none_and_another_clusters_nodes_go_only_by_a_second_list(node):
+    """The disk's word: own UID and peers of a cluster that is no more."""
+    with running(node, peer(9)):
+        pass
+    old_self = NodeFacts(OWN, "u-other-cluster", 1, OWN_FACTS.pod_cidrs, OWN_FACTS.internal_ips, os="linux")
+    rig = Rig(node, guard=GuardSettings(0.5, 3))
+    rig.loop.facts._load_snapshot = lambda: {facts.name: facts for facts in (old_self, *[peer(n) for n in range(1, 6)])}
+    rig.loop.facts.snapshot_at = 0.0
+    try:
+        rig.thread.start()
+        eventually(lambda: rig.loop.settled)
+        assert (rig.loop.facts.source, rig.loop.facts.complete) == ("snapshot", False)
+        assert unicast(rig) == {f"10.244.{n}.0/24" for n in (1, 2, 3, 4, 5, 9)}, "nothing is deleted on the disk's word"
+        rig.list(peer(1))
+        eventually(lambda: rig.loop.held and rig.desired.own.uid == "u-0")
+        assert len(unicast(rig)) == 6
+        rig.list(peer(1))
+        eventually(lambda: unicast(rig) == {V4})
+    finally:
+        rig.close()

@@ -22,7 +22,6 @@ from pynet.config import ConfigError
 from pynet.drivers.credentials import CredentialsError, in_cluster
 from pynet.drivers.kube import Api, ApiError
 
-TERMINATION_LOG: Final = Path("/dev/termination-log")
 _LONGEST_MESSAGE: Final = 4000  # bytes; kubelet keeps 4096 of a termination message
 _LONGEST_EVENT: Final = 1000  # bytes; the API server takes 1024
 _LOOK: Final = 1.0  # seconds between two looks at the API
@@ -235,8 +234,8 @@ def _why(pod: Json) -> str:
     return "no answer in time"
 
 
-def clean_node(config: str | None) -> int:
-    """Run `pynet cleanup` here and leave its result in the termination message; returns 0 even if something stays."""
+def clean_node(config: str | None, result: Path) -> int:
+    """Run `pynet cleanup` here and leave what stays in ``result``; returns 0 even if something does."""
     from pynet.commands import cleanup
 
     out = io.StringIO()
@@ -247,7 +246,7 @@ def clean_node(config: str | None) -> int:
     except ConfigError as error:
         out.write(str(error))
     print(out.getvalue())
-    TERMINATION_LOG.write_text(short_result(out.getvalue()), encoding="utf-8")
+    result.write_text(short_result(out.getvalue()), encoding="utf-8")
     return 0
 
 
@@ -273,7 +272,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 done (what stays is said), 1 it cannot be done."""
     options = _parser().parse_args(arguments)
     if options.node:
-        return clean_node(options.config)
+        return clean_node(options.config, options.result)
     try:
         api = Api(in_cluster(server=options.api_server))
         work = Uninstall(api, options.namespace, seconds=options.seconds, say=lambda line: print(line, flush=True))
@@ -291,6 +290,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pynet.uninstall", description="Take pynet off all nodes.")
     parser.add_argument("--node", action="store_true", help="clean this node")
     parser.add_argument("--config", metavar="FILE", help="with --node: the agent's configuration")
+    parser.add_argument("--result", metavar="FILE", type=Path, default="/dev/termination-log", help="with --node (%(default)s)")
     parser.add_argument("--namespace")
     parser.add_argument("--agent", help="name of the agents' DaemonSet")
     parser.add_argument("--agent-selector", help="label selector of the agents' pods")

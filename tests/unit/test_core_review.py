@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pynet.core.addresses import parse_address, parse_prefix
 from pynet.core.claims import Claim
 from pynet.core.desired import Desired, Settings
+from pynet.core.diff import Differ
 from pynet.core.guard import GuardSettings, RemovalGuard, count_peers, too_many
 from pynet.core.host import FibEntry
 from pynet.core.model import RTN_UNREACHABLE, UNREACHABLE_METRIC, NodeFacts, Operation, Prefix, Route
@@ -229,3 +230,64 @@ def test_work_beyond_a_burst_is_paid_for_with_rest():
     assert pace.rest(worked=0.3, idle=1.0) == 0
     assert pace.rest(worked=9.0, idle=100.0) == 1.0, "a second at most, so that livez sees the loop tick"
     assert pace.rest(worked=0.5, idle=0) == 0.5
+
+
+# Plans: whose route it is, at its key to the last bit
+
+
+def difference(want_, *have, policy="respect", programmed=False):
+    known = {want_.prefix: want_} if programmed else {}
+    return Differ(110, policy, known).compare(want_, have)
+
+
+WANT = route(1)
+FOREIGN = WANT._replace(protocol=4, gateway=b"\x0a\x63\x00\x09")
+
+
+def test_a_route_of_another_tos_is_not_at_our_key():
+    other = FOREIGN._replace(tos=4)
+    for programmed in (True, False):
+        assert difference(WANT, other, programmed=programmed) == ((Operation("add", WANT),), (), None, False)
+        assert difference(WANT, other, WANT, programmed=programmed) == ((), (), None, False)
+    leaving = Differ(110, "respect", {WANT.prefix: WANT}).plan([WANT.prefix], {}, {WANT.prefix: (other, WANT)})
+    assert leaving.departures == [Operation("delete", WANT)]
+
+
+def test_a_foreign_route_first_at_our_key_is_not_replaced_because_a_stale_one_of_ours_is_behind_it():
+    stale = WANT._replace(gateway=b"\x0a\x63\x00\x08")
+    assert difference(WANT, FOREIGN, stale) == ((), (Operation("delete", stale),), FOREIGN, True)
+
+
+def test_with_foreign_replace_static_routes_stay_where_ours_is_withheld():
+    daemon, static = FOREIGN._replace(protocol=186), FOREIGN._replace(metric=50)
+    assert difference(WANT, static, daemon, policy="replace") == ((), (), static, True)
+
+
+def test_at_a_prefix_that_leaves_only_our_key_is_ours():
+    elsewhere, kernels = FOREIGN._replace(metric=7), FOREIGN._replace(protocol=2)
+    for have, going in (((FOREIGN,), [FOREIGN]), ((elsewhere,), []), ((kernels,), [])):
+        plan = Differ(110, "respect", {WANT.prefix: WANT}).plan([WANT.prefix], {}, {WANT.prefix: have})
+        assert [operation.route for operation in plan.departures] == going
+        assert not Differ(110, "respect", {}).plan([WANT.prefix], {}, {WANT.prefix: have}).operations
+
+
+def test_the_best_of_several_rivals_is_named():
+    best, worse = FOREIGN._replace(metric=1), FOREIGN._replace(metric=9)
+    for have in ((best, worse, WANT), (worse, best, WANT)):
+        assert difference(WANT, *have).rival == best
+
+
+def test_with_foreign_replace_a_static_route_that_is_no_unicast_stays():
+    hole = FOREIGN._replace(type=6, gateway=b"", oif=0, metric=3)
+    assert difference(WANT, hole, WANT, policy="replace") == ((), (), hole, False)
+
+
+def test_with_foreign_replace_a_worse_ipv6_route_gives_way():
+    want6 = Route(parse_prefix("fd00::/64"), 100, parse_address("fd99::2"), 2, 110)
+    static = want6._replace(protocol=4, metric=1024)
+    assert difference(want6, static, policy="replace") == (
+        (Operation("add", want6),),
+        (Operation("delete", static),),
+        None,
+        False,
+    )

@@ -132,10 +132,11 @@ class Differ:
         """The foreign route that the kernel would choose over ``want``, or that ours was withheld for."""
         if want.type != RTN_UNICAST:
             return None  # our local unreachable route is meant to lose
-        foreign = [route for route in rest if route != want and route.protocol != self._protocol]
+        # A route for a type of service is no rival: it takes the traffic that is marked so, and no other.
+        foreign = [route for route in rest if route.protocol != self._protocol and not route.tos]
         if withheld:
             return min(foreign, key=lambda route: route.metric, default=None)
-        before_ours = [r for r in rest[: rest.index(want)] if r.metric == want.metric] if want in rest else []
+        before_ours = rest[: rest.index(want)] if want in rest else []
         better = [route for route in foreign if route.metric < want.metric or route in before_ours]
         return min(better, key=lambda route: route.metric, default=None)
 

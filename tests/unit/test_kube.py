@@ -86,11 +86,12 @@ class Clock:
 
 def test_service_account_of_a_pod(monkeypatch, tmp_path):
     tokens(tmp_path)
-    (tmp_path / "ca.crt").write_text("CA")
+    ca = "-----BEGIN CERTIFICATE-----"
+    (tmp_path / "ca.crt").write_text(ca)
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
     access = creds.in_cluster(folder=tmp_path).current()
-    assert (access.server, access.token, access.ca) == ("https://10.96.0.1:443", SECRET, "CA")
+    assert (access.server, access.token, access.ca) == ("https://10.96.0.1:443", SECRET, ca)
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "fd00::1")
     assert creds.in_cluster(folder=tmp_path).current().server == "https://[fd00::1]:443"
     assert creds.in_cluster(folder=tmp_path, server="https://api:6443/").current().server == "https://api:6443"
@@ -338,6 +339,14 @@ def test_wrong_pem_is_one_line_without_the_secret(access):
         api.get_json(WHERE)
     assert caught.value.code == "credentials"
     assert SECRET not in str(caught.value)
+
+
+def test_a_ca_file_without_a_certificate_is_named(tmp_path):
+    path = tmp_path / "ca.crt"
+    path.write_text(SECRET)
+    with pytest.raises(creds.CredentialsError) as caught:
+        creds.from_token_files("https://127.0.0.1:1", None, path).current()
+    assert str(caught.value) == f"{path}: no certificate in PEM"
 
 
 def test_new_ca_is_read_after_a_handshake_that_failed(secure, keys, tmp_path):

@@ -41,11 +41,11 @@ class Host:
         (self.conflist.parent / "10-other.conflist").write_text("{}")
         (self.state / "last-good.json").write_text("{}")
 
-    def cleanup(self, *flags: str) -> tuple[int, dict]:
+    def cleanup(self, *flags: str, wrapper: tuple[str, ...] = ()) -> tuple[int, dict]:
         cni = {"confDir": str(self.conflist.parent), "binDir": str(self.folder / "bin"), "ipamDir": str(self.leases)}
         settings = {"stateDir": str(self.state), "runDir": str(self.run_dir), "cni": {**cni, "plugin": self.plugin}}
         self.config.write_text(json.dumps(settings))
-        command = [sys.executable, "-m", "pynet", "cleanup", "--config", str(self.config), "--output", "json", *flags]
+        command = [*wrapper, sys.executable, "-m", "pynet", "cleanup", "--config", str(self.config), "--output", "json", *flags]
         child = self.namespace.popen(*command, stdout=-1, stderr=-1, text=True)
         said, complaint = child.communicate(timeout=60)
         return child.returncode, json.loads(said) if said else {"error": complaint}
@@ -170,6 +170,18 @@ def test_a_bridge_of_our_name_that_is_none_stays(node, host):
     node.run("ip", "link", "add", "pynet0", "type", "veth", "peer", "name", "far0")
     assert host.cleanup()[0] == 0
     assert [link for link in node.ip("link") if link["ifname"] == "pynet0"]
+
+
+def test_without_net_admin_nothing_is_removed(node, host):
+    make_routes(node)
+    without = ("setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin")
+    for flags in ((), ("--dry-run",)):
+        status, said = host.cleanup(*flags, wrapper=without)
+        assert (status, said["error"].count("\n")) == (1, 1)
+        assert said["error"].startswith("pynet cleanup: CAP_NET_ADMIN is missing")
+        assert "stop the agent" not in said["error"]
+    assert len(ours(node)) == 11
+    assert host.conflist.exists()
 
 
 def test_beside_a_running_agent_nothing_is_removed(node, host):

@@ -194,6 +194,7 @@ def test_what_there_is_not_is_told_in_one_line(host):
     for flags in (["--check", "--lab", "99"], ["--add-node", "node-9", "--lab", "99"]):
         status, out, err = host.lab(*flags)
         assert (status, out, err) == (1, "", "pynet lab: there is no lab 99\n")
+    assert host.lab("--clean", "--lab", "99") == (0, "nothing to remove\n", "")
 
 
 @pytest.mark.parametrize(

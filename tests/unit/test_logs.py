@@ -57,6 +57,14 @@ def test_console_is_the_style_of_a_terminal():
     os.close(follower)
 
 
+def test_console_shows_lists_without_brackets_and_quotes(file):
+    fd, lines = file
+    log = new_logger(style="console", fd=fd)
+    log.warning("not_ready", reasons=["conflist: not there", "no answer"], peer=("node-3", 4))
+    (line,) = lines()
+    assert line.endswith("not_ready reasons='conflist: not there; no answer' peer='node-3; 4'")
+
+
 @pytest.mark.parametrize(("level", "seen"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])
 def test_level_leaves_out_what_is_below(file, level, seen):
     fd, lines = file

@@ -96,6 +96,10 @@ NOT_READY = {
         "conflist: 03-calico.conflist comes first",
     ),
     "conflist waits": (but(conflist=PartStatus("waiting")), "conflist: not yet in place"),
+    "conflist waits for the rules": (
+        but(conflist=PartStatus("waiting", "the rules come before")),
+        "conflist: the rules come before",
+    ),
     "listener": (but(problems=("metrics port 9793: Address already in use",)), "metrics port 9793: Address already in use"),
 }
 
@@ -360,6 +364,7 @@ def test_text_has_every_part_with_its_state():
         but(
             time=NOW,
             masquerade=PartStatus("failed", "nft: not found"),
+            condition=PartStatus("waiting", "being set"),
             sysctls=(SysctlStatus("net.ipv4.ip_forward", "1", "0", "read-only", ok=False), SysctlStatus("x", "1", "1")),
             held=HeldStatus(40, "40 of 50 IPv4 routes would go at once", NOW - 60),
         )
@@ -370,6 +375,7 @@ def test_text_has_every_part_with_its_state():
         "API         connected to https://10.0.0.1:6443, last contact 2.0s ago, Nodes from its list",
         "last pass   3.0s ago for node, 0.4 ms, 1 route messages, verified",
         "masquerade  FAILED: nft: not found",
+        "condition   waiting: being set",
         "forward     off",
         "conflist    ok (/etc/cni/net.d/05-pynet.conflist)",
         "sysctls     1 of 2 right",

@@ -27,7 +27,7 @@ CNI_VERSION: Final = "1.0.0"
 NETWORK: Final = "pynet"
 _DEFAULT_ROUTES: Final = {4: "0.0.0.0/0", 6: "::/0"}
 _GAP: Final = 0.05  # seconds between two looks that file events ask for: a rival in a tight loop must not take a core
-_NOT_YET: Final = "not written yet: the first verified pass comes before"
+_NOT_YET: Final = "not written yet: the first verified pass and the masquerade rules come before"
 
 
 class ConflistWanted(msgspec.Struct, frozen=True):
@@ -116,6 +116,11 @@ class Conflist:
     def ok(self) -> bool:
         """Whether the file wanted now is in its place, the first one there, and can be used."""
         return self._wanted is not None and self._applier.ok and self._applier.applied == self._wanted
+
+    @property
+    def tried(self) -> bool:
+        """Whether there was a file to write; until then :attr:`error` says what it waits for."""
+        return self._wanted is not None
 
     @property
     def error(self) -> str:

@@ -17,7 +17,7 @@ from typing import Final
 
 from pynet import config
 from pynet.apply import confdir, forward, masquerade
-from pynet.commands.agent.process import FatalError, hold_lock
+from pynet.commands.agent.process import FatalError, HeldError, hold_lock, require_net_admin
 from pynet.commands.output import add_output_argument
 from pynet.config import Config
 from pynet.core.addresses import host_prefix, parse_address
@@ -176,10 +176,12 @@ def run(args: argparse.Namespace) -> int:
     settings = config.load(args.config)
     cleanup = Cleanup(settings, dry_run=args.dry_run, force=args.force)
     try:
+        require_net_admin()  # or the files would go and the routes stay; and without it nft does not even show the rules
         with contextlib.nullcontext() if args.dry_run else hold_lock(Path(settings.run_dir)):
             cleanup.run()
     except FatalError as error:
-        print(f"pynet cleanup: {error}; stop the agent first", file=sys.stderr)
+        advice = "; stop the agent first" if isinstance(error, HeldError) else ""
+        print(f"pynet cleanup: {error}{advice}", file=sys.stderr)
         return 1
     if not args.dry_run and not cleanup.stays:
         _remove_run_dir(Path(settings.run_dir))

@@ -22,6 +22,7 @@ SHOWN: Final = 20
 """Peers in the table, unless all are asked for."""
 
 _TIMEOUT: Final = 10.0
+_LAST_PORT: Final = 65535
 _MAX_DOCUMENT: Final = 64 * 1024 * 1024
 _WORST_FIRST: Final = ("failed", "pending", "conflict", "unreachable", "rejected", "ignored", "programmed")
 
@@ -37,9 +38,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add where the agent is, and how much to show."""
     parser.add_argument("--config", metavar="FILE", help="the agent's configuration, for health.address and health.port")
     parser.add_argument("--address", help="loopback address that the agent serves its status on (127.0.0.1)")
-    parser.add_argument("--port", type=int, help="port that the agent serves its status on (9794)")
+    parser.add_argument("--port", type=_port, help="port that the agent serves its status on (9794)")
     parser.add_argument("--all", action="store_true", help=f"show every peer, not only the first {SHOWN}")
     add_output_argument(parser)
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= _LAST_PORT):  # the C library takes 99999 for 34463
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port, 1 to {_LAST_PORT}")
+    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -134,8 +141,8 @@ def _last_pass(status: Status) -> str:
 
 
 def _part(part: PartStatus) -> str:
-    if part.state == "failed":
-        return f"FAILED: {part.error}"
+    if part.error:
+        return f"{'FAILED' if part.state == 'failed' else part.state}: {part.error}"
     return f"{part.state} ({part.detail})" if part.detail else part.state
 
 

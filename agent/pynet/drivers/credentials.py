@@ -134,7 +134,7 @@ def from_token_files(server: str, token_file: Path | None = None, ca_file: Path 
             server=url,
             token=_read_token(token_file) if token_file else "",
             token_file=str(token_file or ""),
-            ca=_read(ca_file) if ca_file and url.startswith("https:") else "",
+            ca=_read_ca(ca_file) if ca_file and url.startswith("https:") else "",
             reread=REREAD,
         )
 
@@ -183,6 +183,14 @@ def _read(path: Path) -> str:
 
 def _read_token(path: Path) -> str:
     return _checked_token(_read(path).strip(), str(path))
+
+
+def _read_ca(path: Path) -> str:
+    """The CA's text. OpenSSL does not say which file was wrong."""
+    text = _read(path)
+    if "-----BEGIN " not in text:
+        raise CredentialsError(f"{path}: no certificate in PEM")
+    return text
 
 
 def _checked_token(token: str, where: str) -> str:

@@ -208,7 +208,8 @@ def _console(_logger: object, _method: str, event: Event) -> bytes:
 
 def _word(value: object) -> str:
     """A value as one word of a line: quoted if it would not be one, without anything that a terminal would obey."""
-    text = _text(value)
+    # A named tuple may have words of its own.
+    text = "; ".join(_text(each) for each in value) if type(value) is list or type(value) is tuple else _text(value)
     return text if _PLAIN.fullmatch(text) else _printable(repr(text))
 
 

@@ -93,7 +93,7 @@ def _rest(status: Status) -> Iterator[str]:
         if part.state == "failed":
             yield f"{name}: {part.error}"
         elif part.state == "waiting":
-            yield f"{name}: not yet in place"
+            yield f"{name}: {part.error or 'not yet in place'}"
     yield from status.problems
 
 

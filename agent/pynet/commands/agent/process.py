@@ -20,23 +20,27 @@ class FatalError(Exception):
     """Why the agent cannot work at all, in one line."""
 
 
+class HeldError(FatalError):
+    """Another process holds the lock."""
+
+
 @contextlib.contextmanager
 def hold_lock(run_dir: Path) -> Iterator[None]:
     """Hold ``run_dir``'s lock: a second agent, or a cleanup beside an agent, would fight over the same routes.
 
-    Raises FatalError if another process holds it, or the folder cannot be written.
+    Raises HeldError if another process holds it, FatalError if the folder cannot be written.
     """
     path = run_dir / "agent.lock"
     try:
         run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        raise FatalError(f"{path}: {error.strerror}") from None
+        raise FatalError(f"{path} cannot be written: {error.strerror}") from None
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise FatalError(f"{path} is held by another process: an agent runs already with this runDir") from None
+            raise HeldError(f"{path} is held by another process: an agent runs already with this runDir") from None
         yield
     finally:
         os.close(lock)

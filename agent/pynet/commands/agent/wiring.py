@@ -162,7 +162,7 @@ class Agent:
 
     def _parts(self, name: str) -> Parts:
         config, reporter = self._config, self._reporter
-        conflist = Conflist(self._on_result, lambda _path: reporter.drifted("conflist", 0.0)) if config.cni.enabled else None
+        conflist = Conflist(self._on_result, self._conflist_repaired) if config.cni.enabled else None
         condition = NodeCondition(self._api, name, self._on_result) if config.network_unavailable else None
 
         def drifted(kind: str) -> Callable[[str, float], None]:
@@ -175,6 +175,10 @@ class Agent:
             condition=condition,
             events=Events(self._api, name, lambda why: self.log.warning("events_not_posted", reason=why)),
         )
+
+    def _conflist_repaired(self, path: str) -> None:
+        self.log.warning("conflist_repaired", path=path)
+        self._reporter.drifted("conflist", 0.0)
 
     def _on_result(self, part: str, error: str) -> None:
         """An applier's state has changed: log it, and let the loop hand over what waited for it."""

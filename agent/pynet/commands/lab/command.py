@@ -52,7 +52,7 @@ def _new(arguments: argparse.Namespace, families: tuple[Family, ...]) -> int:
         lab = Lab(made, _say(output), interrupts.check)
         try:
             kinds = " and ".join(f"IPv{family}" for family in families)
-            lab.say(f"lab {number}: {arguments.nodes} nodes with {arguments.pods} pods each, {kinds}")
+            lab.say(f"lab {number}: {_count(arguments.nodes, 'node')} with {_count(arguments.pods, 'pod')} each, {kinds}")
             lab.build()
             passed = _show(lab, output)
             keep = arguments.keep
@@ -63,6 +63,10 @@ def _new(arguments: argparse.Namespace, families: tuple[Family, ...]) -> int:
     if keep and output == "text":
         print(commands_to_try(lab))
     return 0 if passed and not left else 1
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _check(kept: state.State, output: str) -> int:
@@ -119,7 +123,7 @@ def _clean(number: int, output: str) -> int:
     removed: list[int] = []
     left: list[str] = []
     busy: list[str] = []
-    for each in [number] if number else state.numbers():
+    for each in [each for each in state.numbers() if number in (0, each)]:
         try:
             lines = cleanup.clean(each)
         except state.BusyError as error:

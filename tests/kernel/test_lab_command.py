@@ -97,7 +97,14 @@ def test_the_hosts_own_namespace_is_never_touched(host):
 def test_the_picture_the_routes_and_the_matrix_are_there_to_read(host):
     status, out, _ = host.lab("--nodes", "2", "--pods", "1")
     assert status == 0
-    for words in ("br0 ┴", "│ node-2", "└─ pod-1-1", "10.77.2.0/24 via 192.168.77.2 dev eth0 proto", "IPv6, ms"):
+    for words in (
+        "br0 ┴",
+        "│ node-2",
+        "└─ pod-1-1",
+        "10.77.2.0/24 via 192.168.77.2 dev eth0 proto",
+        "proto 110 is pynet's",
+        "IPv6, ms",
+    ):
         assert words in out
     assert "IPv4: 2 of 2 pings passed" in out
 

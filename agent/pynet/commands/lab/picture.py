@@ -14,6 +14,13 @@ GAP: Final = "  "
 ROUTES_IN_FULL: Final = 6
 """Up to so many nodes, each one's routes are shown; of a larger lab, the first two nodes' and the others' number."""
 
+LEGEND: Final = (
+    "proto 110 is pynet's; the others are the kernel's, for what is connected here.",
+    "metric 100 to 163: by destination, so that thousands of routes stay quick. IPv4 and IPv6 alike.",
+    "unreachable, the last choice: a packet to a pod that is gone ends here, and does not leave the node.",
+)
+"""What a reader of the routes would ask."""
+
 
 def topology(plan: Plan, pods: Mapping[str, Sequence[str]], pod_bridge: str, width: int) -> str:
     """Draw the hub's bridge with the nodes below it, as many in a row as ``width`` columns hold.
@@ -42,7 +49,7 @@ def routes(nodes: Sequence[NodePlan], shown: Mapping[str, Sequence[str]]) -> str
     if rest:
         counts = ", ".join(f"{node.name} {len(shown[node.name])}" for node in rest)
         lines.append(f"and, in lines: {counts}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *LEGEND])
 
 
 def matrix(pings: Sequence[Ping], family: Family, width: int, node_of: Mapping[str, str]) -> str:

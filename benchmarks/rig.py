@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import time
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,7 @@ class Rig:
         self.client = cluster.client
         self.settings = settings
         self.count = 0
+        self.beats = itertools.count()
         self._flannel = bool(os.environ.get("FLANNELD"))
         self.client.create(NODES, self._body(SELF, OWN_CIDR, f"10.99.0.{OWN_NUMBER}"))
 

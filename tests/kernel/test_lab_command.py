@@ -185,6 +185,13 @@ class TestKeptLab:
         assert host.lab("--add-node", "node-2", "--lab", str(kept))[0] == 0
         until(lambda: "via 192.168.77.2" in shown(), "the route's return")
 
+    def test_a_conflist_that_somebody_removes_comes_back_with_a_word_in_the_log(self, host, kept):
+        folder = folder_of(kept) / "node-1"
+        conflist = folder / "cni" / "net.d" / "05-pynet.conflist"
+        conflist.unlink()
+        until(conflist.exists, "the conflist's return")
+        until(lambda: f'"event":"conflist_repaired","path":"{conflist}"' in (folder / "agent.log").read_text(), "the word")
+
     def test_the_network_outlives_the_node_api(self, host, kept):
         api = next(each for each in processes.recorded(folder_of(kept)) if each.name == "api")
         os.kill(api.pid, signal.SIGKILL)

@@ -53,7 +53,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         plan, facts, unreadable = _make(settings, name, Api(credentials_of(args, Path(settings.run_dir))))
     except (ApiError, MalformedError, FatalError, CredentialsError, OSError) as error:
-        print(f"pynet plan: {error}", file=sys.stderr)
+        who = "the API server says " if isinstance(error, ApiError) and error.status else ""
+        print(f"pynet plan: {who}{error}", file=sys.stderr)
         return 1
     if not facts.desired.own.known:
         print(f"pynet plan: Node {name!r} is not in the list of Nodes: is --node-name right?", file=sys.stderr)

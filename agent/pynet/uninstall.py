@@ -68,7 +68,6 @@ class Uninstall:
     def run(self, agent: str, agent_selector: str, cleanup: Mapping[str, Any]) -> Outcome:
         """Do it all: ``agent`` names the agents' DaemonSet, ``cleanup`` is the other one. Raises ApiError."""
         name = cleanup["metadata"]["name"]
-        self._delete(name)  # of an attempt that was cut off
         self._delete(agent)
         self._await_gone(agent_selector, _AGENTS_GONE)
         self._say("the agents are gone; cleaning the nodes")
@@ -83,7 +82,7 @@ class Uninstall:
         return outcome
 
     def _create(self, name: str, cleanup: Mapping[str, Any]) -> str:
-        """Create the cleanup DaemonSet; returns its UID. One of an earlier attempt may take its time to go."""
+        """Create the cleanup DaemonSet; returns its UID. One of an attempt that was cut off makes way first."""
         while True:
             try:
                 return str(self._ask(lambda: self._api.post_json(self._sets, cleanup))["metadata"]["uid"])

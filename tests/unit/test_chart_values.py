@@ -47,6 +47,10 @@ def test_configuration_of_the_user_wins(tmp_path: Path) -> None:
     assert settings.forward == "never"
 
 
+def test_leases_may_be_in_another_folder_of_the_run_folder() -> None:
+    assert _config("--set", "config.cni.ipamDir=/run/pynet/other").cni.ipam_dir == "/run/pynet/other"
+
+
 def test_pods_roll_when_the_configuration_changes_and_not_otherwise() -> None:
     def template_of(*flags: str) -> Json:
         found: Json = agent_set(*flags)["spec"]["template"]

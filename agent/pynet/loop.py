@@ -190,7 +190,7 @@ class Loop:
             done += len(operations)
             self.writer.apply(operations)
             self._log_operations(operations)
-            full = self._look_again(full=full, prefixes=prefixes)
+            full = self._look_again(full=full)
         # What an incomplete pass left in doubt, a later pass at other prefixes does not clear up.
         self._unsure = not self.verified or (self._unsure and not full)
         self.verified = not self._unsure
@@ -242,8 +242,11 @@ class Loop:
         self._paused = {o.route.prefix for o in plan.operations if self.fights.not_before(o.route.prefix, now)}
         return [o for o in plan.operations if o.route.prefix not in self._paused and o.route.prefix not in failing]
 
-    def _look_again(self, *, full: bool, prefixes: set[Prefix]) -> bool:
-        """See in the kernel what became of the operations; returns whether the next look has to be at everything."""
+    def _look_again(self, *, full: bool) -> bool:
+        """See in the kernel what became of the operations; returns whether the next look has to be at everything.
+
+        What somebody else changed meanwhile is for the next pass, which follows at once.
+        """
         fib = self.facts.fib
         if self.writer.failures and not self._retry.planned:
             self._retry.later(time.monotonic(), first=1.0)
@@ -252,7 +255,6 @@ class Loop:
         if full or changes.dump:
             fib.dump(self.facts.desired.routes)
             return True
-        prefixes |= changes.prefixes
         return False
 
     def _adopt(self, prefixes: Collection[Prefix]) -> None:

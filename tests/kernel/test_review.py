@@ -104,6 +104,30 @@ def test_a_failed_pass_is_reported(node, monkeypatch):
         eventually(lambda: rig.loop.verified and not rig.loop.last_pass.error)
 
 
+def test_what_somebody_does_in_the_middle_of_a_pass_is_put_right_at_once(node, monkeypatch):
+    """Its notification is read along with those of our own doing."""
+    with running(node, peer(1)) as rig:
+        real = rig.writer.apply
+
+        def apply(operations):
+            monkeypatch.setattr(rig.writer, "apply", real)
+            failed = real(operations)
+            node.run("ip", "route", "del", V4)
+            return failed
+
+        monkeypatch.setattr(rig.writer, "apply", apply)
+        rig.feed(peer(2))
+        eventually(lambda: rig.has("10.244.2.0/24") and rig.has(V4, HOP4), "not after the 10 s of a tick", 3)
+
+
+def test_conflicts_are_forgotten_with_the_node_whose_they_were(node):
+    node.run("ip", "route", "add", "10.244.7.0/24", "via", "10.99.0.3", "metric", "1", "proto", "static")
+    with running(node, peer(1), peer(7)) as rig:
+        assert rig.loop.rivals
+        rig.list(peer(1))
+        eventually(lambda: not rig.loop.rivals)
+
+
 def test_failures_are_forgotten_with_the_node_whose_they_were(node):
     node.run("ip", "route", "add", "broadcast", "10.99.0.77", "dev", "eth0", "table", "local")
     with running(node, peer(1), peer(8, ip="10.99.0.77", cidr="10.244.8.0/24")) as rig:
@@ -326,5 +350,23 @@ def test_a_snapshot_adds_routes_and_removes_none_and_another_clusters_nodes_go_o
         assert len(unicast(rig)) == 6
         rig.list(peer(1))
         eventually(lambda: unicast(rig) == {V4})
+    finally:
+        rig.close()
+
+
+def test_routes_wait_for_what_the_guard_is_to_protect_and_are_then_all_compared(node):
+    """The first list is taken in by a look that may write nothing yet."""
+    with running(node, peer(9)):
+        pass
+    rig = Rig(node)
+    rig.cluster = ClusterFacts(asked=False)
+    try:
+        rig.list(peer(1), peer(2))
+        rig.thread.start()
+        eventually(lambda: rig.desired.routes)
+        assert not rig.operations
+        rig.cluster = ClusterFacts(service_cidrs=frozenset({parse_prefix("10.244.2.0/24")}))
+        rig.waker()
+        eventually(lambda: unicast(rig) == {V4}, "within the 2 s that it would wait at most", 1.5)
     finally:
         rig.close()

@@ -12,7 +12,7 @@ from pynet.core.desired import Desired, Settings
 from pynet.core.diff import Differ
 from pynet.core.guard import GuardSettings, RemovalGuard, count_peers, too_many
 from pynet.core.host import FibEntry
-from pynet.core.model import RTN_UNREACHABLE, UNREACHABLE_METRIC, NodeFacts, Operation, Prefix, Route
+from pynet.core.model import RTN_UNREACHABLE, UNREACHABLE_METRIC, HostAddress, NodeFacts, Operation, Prefix, Route
 from pynet.core.overlap import Aged, Overlaps
 from pynet.core.pace import Pace
 from pynet.core.retry import Retry
@@ -291,3 +291,137 @@ def test_with_foreign_replace_a_worse_ipv6_route_gives_way():
         None,
         False,
     )
+
+
+# Who wins, to the last tie
+
+
+def test_whoever_a_change_frees_or_refuses_is_found_when_only_one_side_moves():
+    overlaps = Overlaps(32)
+    overlaps.put("old", aged("10.1.0.0/24", "10.99.0.2", 1))
+    assert overlaps.grant(overlaps.put("young", aged("10.1.0.0/24", "10.99.0.3", 2))) == {"old": "", "young": "old"}
+    # The older moves away: the younger is free. It moves back: refused again.
+    assert overlaps.grant(overlaps.put("old", aged("10.2.0.0/24", "10.99.0.2", 1))) == {"old": "", "young": ""}
+    assert overlaps.grant(overlaps.put("old", aged("10.1.0.0/24", "10.99.0.2", 1))) == {"old": "", "young": "old"}
+
+
+def test_ties_are_decided_by_age_then_uid_then_name_and_no_age_is_the_youngest():
+    def winners(*claims: tuple[str, int, str]) -> list[str]:
+        overlaps = Overlaps(32)
+        for name, created, uid in claims:
+            overlaps.put(name, Aged(Claim(parse_prefix("10.1.0.0/24"), parse_address("10.99.0.2")), created, uid))
+        return [name for name, other in overlaps.grant({name for name, _, _ in claims}).items() if not other]
+
+    assert winners(("a", 0, "1"), ("b", 5, "2")) == ["b"]
+    assert winners(("a", 5, "2"), ("b", 5, "1")) == ["b"]
+    assert winners(("b", 5, "1"), ("a", 5, "1")) == ["a"]
+
+
+def test_the_oldest_of_several_in_the_way_is_named():
+    overlaps = Overlaps(32)
+    for name, cidr, age in (("second", "10.1.2.0/24", 2), ("first", "10.1.1.0/24", 1), ("third", "10.1.3.0/24", 3)):
+        overlaps.put(name, aged(cidr, "10.99.0.2", age))
+    assert overlaps.grant(overlaps.put("wide", aged("10.1.0.0/16", "10.99.0.9", 9)))["wide"] == "first"
+
+
+@pytest.mark.parametrize(
+    ("prefix", "hop"), [("10.1.0.0/24", "10.1.0.0"), ("10.1.0.0/24", "10.1.0.255"), ("10.1.0.7/32", "10.1.0.7")]
+)
+def test_a_node_address_clashes_with_a_podcidr_that_holds_it_whoever_came_first(prefix, hop):
+    for first, second in (("holder", "claimant"), ("claimant", "holder")):
+        claims = {"holder": aged(prefix, "10.99.0.2", 2), "claimant": aged("10.2.0.0/24", hop, 1)}
+        overlaps = Overlaps(32)
+        overlaps.put(first, claims[first])
+        assert overlaps.grant(overlaps.put(second, claims[second])) == {"claimant": "", "holder": "claimant"}
+        assert overlaps.grant(overlaps.remove("claimant")) == {"holder": ""}
+
+
+def test_a_claim_that_becomes_refused_frees_those_that_it_kept_out():
+    at = host()
+    old, young = peer("old", "10.97.0.0/16", created=1), peer("young", "10.97.5.0/24", "10.99.0.3", created=2)
+    desired = world(old, young, at=at)
+    assert desired.verdicts["young", 4].state == "rejected"
+    services = frozenset({parse_prefix("10.97.200.0/24")})
+    assert parse_prefix("10.97.5.0/24") in desired.set_host(msgspec.structs.replace(at, service_cidrs=services))
+    assert (desired.verdicts["old", 4].state, desired.verdicts["young", 4].state) == ("rejected", "accepted")
+    desired.set_host(msgspec.structs.replace(at, service_cidrs=services, api_servers=frozenset({parse_address("10.97.5.9")})))
+    assert "API server" in desired.verdicts["young", 4].reason
+    desired.set_host(at)
+    assert (desired.verdicts["old", 4].state, desired.verdicts["young", 4].state) == ("accepted", "rejected")
+
+
+def test_the_interface_of_a_route_follows_the_link_that_carries_it():
+    """The same verdict, another interface: the index after it was deleted and created again."""
+    at = host()
+    desired = world(peer("a"), at=at)
+    moved = frozenset(entry._replace(oif=3) if entry.oif == 2 else entry for entry in at.fib)
+    assert parse_prefix("10.244.1.0/24") in desired.set_host(
+        msgspec.structs.replace(at, fib=moved, interfaces={4: frozenset({3}), 6: frozenset({3})})
+    )
+    assert desired.routes[parse_prefix("10.244.1.0/24")].oif == 3
+
+
+def test_everything_that_the_rules_depend_on_is_counted_as_a_change():
+    desired = world(peer("a"))
+    for change in (
+        {"a": peer("a", ip="10.99.0.5")},
+        {"a": peer("a", "10.244.7.0/24", ip="10.99.0.5")},
+        {"a": None},
+        {OWN: NodeFacts(OWN, "u-self", 5, OWN_FACTS.pod_cidrs, ("10.99.0.1",), os="linux")},
+    ):
+        before = desired.accepted_changes
+        desired.changed = set()
+        desired.update(change)
+        assert desired.accepted_changes > before
+        assert desired.changed >= ({("a", 4)} if "a" in change else set())
+    before = desired.accepted_changes
+    desired.update({"a": None})
+    assert desired.accepted_changes == before
+
+
+def test_our_own_podcidr_may_hold_an_address_of_a_pods_interface_but_not_of_an_uplink():
+    pods = HostAddress(7, parse_address("10.244.0.1"), 24)
+    assert world(at=msgspec.structs.replace(host(), addresses=(*host().addresses, pods))).own.cidrs == world().own.cidrs
+    uplink = pods._replace(ifindex=2)
+    refused = world(at=msgspec.structs.replace(host(), addresses=(*host().addresses, uplink))).own
+    assert [str(prefix) for prefix in refused.cidrs] == ["fd00:0:0:1::/64"]
+
+
+def test_a_peer_in_our_own_podcidr_is_told_so_and_not_of_the_bridges_address_there():
+    at = msgspec.structs.replace(host(), addresses=(*host().addresses, HostAddress(7, parse_address("10.244.0.1"), 24)))
+    assert world(peer("a", "10.244.0.0/24"), at=at).verdicts["a", 4].reason.endswith("our own podCIDR 10.244.0.0/24")
+
+
+@pytest.mark.parametrize("ip", ["127.255.255.255", "224.0.0.0", "239.255.255.255", "240.0.0.0", "0.0.0.0"])
+def test_the_ends_of_special_ranges_belong_to_them(ip):
+    assert world(peer("bad", ip=ip)).verdicts["bad", 4].state == "rejected"
+
+
+def test_of_several_podcidrs_of_a_family_the_first_counts_and_no_operating_system_means_linux():
+    facts = NodeFacts("a", "u", 1, ("10.244.1.0/24", "10.244.2.0/24"), ("10.99.0.2",))
+    assert parse_prefix("10.244.1.0/24") in world(facts).routes
+    assert parse_prefix("10.244.2.0/24") not in world(facts).routes
+
+
+def test_a_podcidr_wider_than_cluster_cidrs_lies_outside():
+    bounded = Settings(OWN, cluster_cidrs=(parse_prefix("10.128.0.0/16"),))
+    assert "outside" in world(peer("a", "10.128.0.0/15"), settings_=bounded).verdicts["a", 4].reason
+    assert world(peer("a", "10.128.0.0/16"), settings_=bounded).verdicts["a", 4].state == "accepted"
+
+
+def test_exactly_the_fraction_is_not_too_much():
+    going = [Operation("delete", route(n)) for n in range(1, 13)]
+    assert not too_many(going, {4: 24, 6: 0}, GuardSettings(0.5, 10))
+    assert too_many(going, {4: 23, 6: 0}, GuardSettings(0.5, 10))
+
+
+def test_a_change_of_protocol_at_our_key_is_mended_before_stale_routes_go():
+    stale = WANT._replace(metric=7)
+    plan = Differ(110, "respect", {}).plan([WANT.prefix], {WANT.prefix: WANT}, {WANT.prefix: (stale,)})
+    assert [operation.kind for operation in plan.operations] == ["add", "delete"]
+
+
+def test_a_stale_route_behind_ours_goes():
+    stale = WANT._replace(metric=200)
+    plan = Differ(110, "respect", {}).plan([WANT.prefix], {WANT.prefix: WANT}, {WANT.prefix: (WANT, stale)})
+    assert plan.operations == [Operation("delete", stale)]

@@ -49,13 +49,15 @@ def serving(port: int, extra: str = "") -> list[str]:
 
 
 def container(command: list[str], port: int, **more: Any) -> dict[str, Any]:
-    """A container of the tools image that is ready when it serves."""
+    """A container of the tools image that is ready when it serves.
+
+    It declares no port: in a host's network that would reserve it, and a critical pod that wants the same would evict ours.
+    """
     return {
         "name": "c",
         "image": TOOLS,
         "imagePullPolicy": "Never",
         "command": command,
-        "ports": [{"containerPort": port}],
         "readinessProbe": {"tcpSocket": {"port": port}, "periodSeconds": 1},
         **more,
     }

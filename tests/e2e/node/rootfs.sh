@@ -14,7 +14,8 @@ node="$node,conntrack,ethtool,ca-certificates,iputils-ping,busybox"
 case ${1:-} in base | tools | node) packages=${!1} ;; *) die "usage: rootfs.sh base|tools|node" ;; esac
 # The mirror that this host itself is set up with.
 mirror=${E2E_MIRROR:-$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 'Component: main' "Codename: $SUITE" | head -1)}
-out=$WORK/rootfs/$1-$(key "$packages" "$SUITE" "$(sha256sum <"$0")").tar
+# Of this script all counts but the lists of the other packages.
+out=$WORK/rootfs/$1-$(key "$packages" "$SUITE" "$(grep -vE '^(base|tools|node)=' "$0")").tar
 
 if [ -e "$out" ] && (cd "$WORK/rootfs" && sha256sum --quiet -c "$out.sha256") >&2; then echo "$out"; exit; fi
 scratch

@@ -9,9 +9,7 @@ packages() {
         dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q ' installed$' || need="$need $p"
     done
     # The build needs BuildKit; newer clients have it as a plug-in with a package of its own.
-    for p in docker-cli docker-buildx; do
-        dpkg-query -W "$p" >/dev/null 2>&1 || ! apt-cache show "$p" >/dev/null 2>&1 || need="$need $p"
-    done
+    if [ -n "$need" ] && apt-cache show docker-buildx >/dev/null 2>&1; then need="$need docker-cli docker-buildx"; fi
     [ -n "$need" ] || return 0
     [ "$(id -u)" = 0 ] || die "as root: apt-get update && apt-get install -y --no-install-recommends$need"
     # Keep the packages from starting a daemon of their own.
@@ -62,6 +60,9 @@ down() {
     if [ -n "$pid" ] && grep -q dockerd "/proc/$pid/cmdline" 2>/dev/null; then
         isolated_docker ps -q | xargs -r env DOCKER_HOST="unix://$DOCKER_SOCKET" docker rm -fv >/dev/null
         isolated_docker volume prune -f >/dev/null
+        # What earlier builds left: the cache must not grow for ever.
+        isolated_docker image prune -f >/dev/null
+        isolated_docker builder prune -f --keep-storage 1GB >/dev/null
         kill "$pid"
         for _ in $(seq 80); do kill -0 "$pid" 2>/dev/null || break; sleep 0.25; done
         ! kill -0 "$pid" 2>/dev/null || die "dockerd ($pid) does not stop"

@@ -425,3 +425,26 @@ def test_a_stale_route_behind_ours_goes():
     stale = WANT._replace(metric=200)
     plan = Differ(110, "respect", {}).plan([WANT.prefix], {WANT.prefix: WANT}, {WANT.prefix: (WANT, stale)})
     assert plan.operations == [Operation("delete", stale)]
+
+
+def test_a_peer_that_moves_gives_up_its_old_prefix_and_a_refused_one_takes_nothing_from_its_owner():
+    desired = world(peer("a"), peer("b", ip="127.0.0.1"))
+    prefix = parse_prefix("10.244.1.0/24")
+    desired.update({"b": peer("b", ip="127.0.0.2")})
+    assert desired.owners == {prefix: ("a", 4)}
+    assert prefix in desired.routes
+    desired.update({"a": peer("a", "10.244.5.0/24")})
+    assert desired.owners == {parse_prefix("10.244.5.0/24"): ("a", 4)}
+    assert prefix not in desired.routes
+
+
+def test_the_bridges_own_route_does_not_make_a_peer_of_our_podcidr():
+    bridge = OWN_ROUTE._replace(protocol=2, type=1, metric=0)
+    assert count_peers([OWN_ROUTE.prefix], {OWN_ROUTE.prefix: (bridge, OWN_ROUTE)}, 110) == {4: 0, 6: 0}
+
+
+def test_a_hold_that_ends_asks_for_no_list():
+    guard = RemovalGuard(GuardSettings(0.5, 2), lambda most: most)
+    guard.judge([Operation("delete", route(n)) for n in range(1, 6)], {4: 6, 6: 0}, listed_at=0, now=10.0)
+    guard.judge([], {4: 6, 6: 0}, listed_at=0, now=10.0)
+    assert not guard.relist(1e9)

@@ -82,13 +82,13 @@ class Overlaps:
         return name in self._claims
 
     def put(self, name: str, aged: Aged) -> set[str]:
-        """Add or replace the claim of ``name``; returns itself and all that it clashed or clashes with."""
+        """Add or replace the claim of ``name``; returns itself and all that it clashed with before."""
         near = self.remove(name)
         self._claims[name] = aged
         prefix, next_hop = aged.claim
         self._prefixes.add((bounds(prefix)[0], prefix.length), name)
         self._hops.add((int.from_bytes(next_hop), self._size), name)
-        return near | self._clashing(name) | {name}
+        return near | {name}
 
     def remove(self, name: str) -> set[str]:
         """Forget the claim of ``name``, if there is one; returns all that it clashed with."""

@@ -38,7 +38,7 @@ BAD: dict[str, tuple[list[str], list[str], str, str]] = {
     "mapped": (["::ffff:10.201.30.0/120"], ["10.99.0.115"], "rejected", "10.201.30.0"),
     "six-loopback": (["::1/128"], ["fd99::116"], "rejected", "::1"),
     "six-everything": (["::/0"], ["fd99::117"], "rejected", "default route"),
-    "six-link-local": (["fe80::/64"], ["fd99::118"], "rejected", "link-local"),
+    "six-link-local": (["fe80::/64"], ["fd99::118"], "rejected", "fe80::/64"),
     "six-node-network": (["fd99::/64"], ["fd99::119"], "rejected", "fd99::"),
     "no-address": (["10.201.20.0/24"], [], "rejected", "InternalIP"),
     "wrong-family": (["10.201.21.0/24"], ["fd99::121"], "rejected", "InternalIP"),

@@ -6,6 +6,7 @@ or goes to a pod of its own. Replies are covered too, since each direction is ac
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from typing import TYPE_CHECKING, Final, Literal
@@ -182,7 +183,7 @@ class Forward:
         if lines:
             now = time.monotonic()
             if until := self._fights.not_before(backend, now):
-                raise ForwardError(f"{backend}: {event[0]} keeps undoing chain {CHAIN}: left alone for {until - now:.0f} s")
+                raise ForwardError(f"{backend}: {event[0]} keeps undoing chain {CHAIN}: left alone for {math.ceil(until - now)} s")
             restore(backend, lines, self._own.started if backend.kind == "nft" else None)
             self._log.info("forward_rules_written", backend=str(backend), lines=lines)
             if self._right.get(backend) == state and wanted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -151,7 +152,7 @@ class Masquerade:
         now = time.monotonic()
         if until := self._fights.not_before(KIND, now):
             last = f" (last: {drift.what}, by {drift.who})" if drift else ""
-            raise ContestedError(f"somebody keeps changing table {FAMILY} {NAME}{last}: left alone for {until - now:.0f} s")
+            raise ContestedError(f"somebody keeps changing table {FAMILY} {NAME}{last}: left alone for {math.ceil(until - now)} s")
 
     def _repaired(self, drift: _Drift) -> None:
         now = time.monotonic()

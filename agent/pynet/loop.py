@@ -26,7 +26,7 @@ from pynet.apply.routes import RouteWriter
 from pynet.core.diff import Differ, Plan
 from pynet.core.fights import Fights
 from pynet.core.guard import GuardSettings, Held, RemovalGuard
-from pynet.core.model import Operation, Prefix, Route
+from pynet.core.model import Operation, Prefix, Route, format_address
 from pynet.core.pace import Pace
 from pynet.core.retry import Retry
 from pynet.drivers.netlink import Monitor, NetlinkError
@@ -189,7 +189,7 @@ class Loop:
             repaired |= {o.route.prefix for o in operations if o.route.prefix in drifted and o.route.prefix in desired.routes}
             done += len(operations)
             self.writer.apply(operations)
-            self._log_operations(operations)
+            self._log_operations(operations, drifted)
             full = self._look_again(full=full)
         # What an incomplete pass left in doubt, a later pass at other prefixes does not clear up.
         self._unsure = not self.verified or (self._unsure and not full)
@@ -278,13 +278,15 @@ class Loop:
         elif self._retry.at <= now or (not self.verified and not self._retry.planned):
             self._retry.later(now, first=0.2)
 
-    def _log_operations(self, operations: list[Operation]) -> None:
+    def _log_operations(self, operations: list[Operation], drifted: Collection[Prefix]) -> None:
         if len(operations) > 10:
             kinds = [operation.kind for operation in operations]
             self._log.info("routes_changed", **{kind: kinds.count(kind) for kind in sorted(set(kinds))})
             return
         for kind, route in operations:
-            self._log.info(f"route_{_PAST[kind]}", prefix=str(route.prefix), peer=self.facts.desired.owners.get(route.prefix))
+            node, _ = self.facts.desired.owners.get(route.prefix, ("", 0))
+            via = format_address(route.gateway) if route.gateway else ""
+            self._log.info(f"route_{_PAST[kind]}", prefix=str(route.prefix), via=via, node=node, drift=route.prefix in drifted)
 
 
 _PAST: Final = {"add": "added", "replace": "replaced", "delete": "deleted"}

@@ -183,7 +183,7 @@ class Forward:
         if lines:
             now = time.monotonic()
             if until := self._fights.not_before(backend, now):
-                raise ForwardError(f"{backend}: {event[0]} keeps undoing chain {CHAIN}: left alone for {math.ceil(until - now)} s")
+                raise ForwardError(f"{backend}: {event[0]} keeps undoing {CHAIN}: left alone for {math.ceil(until - now)} s")
             restore(backend, lines, self._own.started if backend.kind == "nft" else None)
             self._log.info("forward_rules_written", backend=str(backend), lines=lines)
             if self._right.get(backend) == state and wanted:

@@ -152,7 +152,8 @@ class Masquerade:
         now = time.monotonic()
         if until := self._fights.not_before(KIND, now):
             last = f" (last: {drift.what}, by {drift.who})" if drift else ""
-            raise ContestedError(f"somebody keeps changing table {FAMILY} {NAME}{last}: left alone for {math.ceil(until - now)} s")
+            pause = math.ceil(until - now)
+            raise ContestedError(f"somebody keeps changing table {FAMILY} {NAME}{last}: left alone for {pause} s")
 
     def _repaired(self, drift: _Drift) -> None:
         now = time.monotonic()

@@ -448,3 +448,8 @@ def test_a_hold_that_ends_asks_for_no_list():
     guard.judge([Operation("delete", route(n)) for n in range(1, 6)], {4: 6, 6: 0}, listed_at=0, now=10.0)
     guard.judge([], {4: 6, 6: 0}, listed_at=0, now=10.0)
     assert not guard.relist(1e9)
+
+
+def test_link_local_is_called_so_though_each_interface_has_a_route_for_it():
+    at = msgspec.structs.replace(host(), fib=host().fib | {FibEntry(parse_prefix("fe80::/64"), 2, True)})
+    assert "link-local" in world(peer("bad", "fe80::/64", "fd99::2"), at=at).verdicts["bad", 6].reason

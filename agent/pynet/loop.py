@@ -147,6 +147,8 @@ class Loop:
         error, done, observed, repaired = "", 0, Observed(), set[Prefix]()
         try:
             observed = self.facts.observe(everything=resync or retry)
+            if observed.host or observed.kernel.dump:
+                self._retry.done()  # what the kernel refused while a link was down, it may take now
             self._sysctls_due |= resync or observed.host or observed.kernel.sysctls
             if self.facts.sufficient:
                 done, repaired = self._reconcile(observed)
@@ -211,23 +213,25 @@ class Loop:
             for prefix in prefixes:
                 self.rivals.pop(prefix, None)
             self.rivals.update(plan.rivals)
-        if not self._may_remove(plan.departures):
-            plan.departures = []
+        plan.departures = self._may_go(plan.departures)
         return plan
 
-    def _may_remove(self, departures: list[Operation]) -> bool:
-        """False while departures wait for a complete list, or the guard for a second one to agree."""
-        if not self.facts.complete:
-            return False
-        if not departures and self.held is None:
-            return True
+    def _may_go(self, departures: list[Operation]) -> list[Operation]:
+        """The departures that need not wait for a complete list, nor the guard for a second one to agree."""
         facts = self.facts
-        ruling = self._guard.judge(departures, facts.fib.count_peers(), listed_at=facts.listed_at, now=time.monotonic())
+        if not facts.complete:
+            return []
+        if not departures and self.held is None:
+            return departures
+        # Peers that are there and no longer on-link: an interface is down, and no list would tell anything about that.
+        lost = facts.desired.unreachable() if len(departures) > 1 else frozenset[Prefix]()
+        doubtful = [operation for operation in departures if operation.route.prefix not in lost]
+        ruling = self._guard.judge(doubtful, facts.fib.count_peers(), listed_at=facts.listed_at, now=time.monotonic())
         if ruling.event == "removal_held" and self.held is not None:
             self._log.warning(ruling.event, reason=self.held.reason, until="a second complete list agrees")
         elif ruling.event:
             self._log.info(ruling.event)
-        return ruling.allowed
+        return departures if ruling.allowed else [o for o in departures if o.route.prefix in lost]
 
     def _affordable(self, plan: Plan, drifted: set[Prefix]) -> list[Operation]:
         """The plan's operations, without prefixes where somebody keeps undoing them (for a while), or that just failed."""

@@ -372,3 +372,42 @@ def test_pods_coming_and_going_cost_no_full_pass(node):
         rig.feed(peer(2))
         eventually(lambda: rig.has("10.244.2.0/24"))
         assert not [observed.kernel for observed, _, _ in rig.passes[count:] if observed.full]
+
+
+def test_the_guard_counts_peers_and_not_our_own_unreachable_route(node):
+    for command in ("link add pynet0 type bridge", "link set pynet0 up", "address add 10.244.0.1/24 dev pynet0"):
+        node.run("ip", *command.split())
+    with running(node, *[peer(n) for n in range(1, 6)]) as rig:
+        count = rig.loop.facts.fib.count_peers
+        assert count() == {4: 5, 6: 5}, "by the dump"
+        rig.drop(peer(3))
+        rig.feed(peer(7))
+        rig.feed(peer(8))
+        eventually(lambda: count() == {4: 6, 6: 6}, "by the notifications")
+        rig.loop.facts.fib.dump(rig.desired.routes)
+        assert count() == {4: 6, 6: 6}
+
+
+def test_a_link_that_goes_down_is_no_matter_for_the_removal_guard(node):
+    node.sysctl("net/ipv6/conf/eth0/keep_addr_on_down", 1)
+    with running(node, *[peer(n) for n in range(1, 31)], guard=GuardSettings(0.5, 10)) as rig:
+        # Not on-link any more, and yet the kernel keeps the routes: what a dump in the middle of its own flush shows too.
+        node.run("ip", "route", "add", "10.99.0.0/25", "via", "10.99.0.130", "metric", "5")
+        eventually(lambda: rig.state("node-1") == "unreachable")
+        eventually(lambda: not rig.routes(4, type="unicast"))
+        assert rig.loop.held is None
+        assert rig.relists == 0
+        node.run("ip", "route", "del", "10.99.0.0/25")
+        eventually(lambda: len(rig.routes(4, type="unicast")) == 30)
+
+
+def test_what_the_kernel_refused_while_a_link_was_down_is_tried_as_soon_as_it_is_back(node):
+    node.sysctl("net/ipv6/conf/eth0/keep_addr_on_down", 1)
+    with running(node, peer(1)) as rig:
+        rig.loop._retry.later(time.monotonic(), first=3600.0)
+        rig.writer.failures[next(iter(rig.desired.owners))] = "the link was down"
+        node.run("ip", "link", "set", "eth0", "down")
+        eventually(lambda: rig.state("node-1") == "unreachable")
+        node.run("ip", "link", "set", "eth0", "up")
+        eventually(lambda: rig.has(V4, HOP4) and rig.has(V6, HOP6))
+        eventually(lambda: not rig.writer.failures)

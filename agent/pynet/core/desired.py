@@ -129,6 +129,10 @@ class Desired:
             if verdict.state in {"accepted", "unreachable"} and verdict.prefix is not None:
                 yield Claim(verdict.prefix, verdict.next_hop)
 
+    def unreachable(self) -> frozenset[Prefix]:
+        """The podCIDRs of peers that are there, and not on-link now."""
+        return frozenset(v.prefix for v in self.verdicts.values() if v.state == "unreachable" and v.prefix is not None)
+
     def _settle_own(self) -> set[Prefix]:
         """Judge our own podCIDRs; where they changed, everything about peers is judged again."""
         own = _own_node(self.nodes.get(self.settings.own_name), self.host)

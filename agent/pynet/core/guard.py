@@ -7,13 +7,13 @@ leave none, is held until a second consistent list, asked for after the hold beg
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
 
 from pynet.core.claims import Claim
-from pynet.core.model import RTN_UNREACHABLE, Family, Operation, Prefix, Route
+from pynet.core.model import RTN_UNREACHABLE, Family, Operation, Prefix
 
 _NEVER: Final = float("inf")
 _SPREAD: Final = 10.0  # seconds
@@ -91,7 +91,7 @@ class RemovalGuard:
 
 def too_many(departures: Sequence[Operation], present: dict[Family, int], settings: GuardSettings) -> str:
     """Why ``departures`` must not happen at once, "" if they may. ``present`` counts the peers with a route in the kernel, per
-    family (see :func:`count_peers`); each family is judged on its own, and one that is too much holds all of them.
+    family; each family is judged on its own, and one that is too much holds all of them.
     """
     leaving = _per_family({route.prefix for _, route in departures if route.type != RTN_UNREACHABLE})
     for family, count in leaving.items():
@@ -100,11 +100,6 @@ def too_many(departures: Sequence[Operation], present: dict[Family, int], settin
         if many and (count > settings.minimum or (count >= total > 1)):
             return f"{count} of {total} IPv{family} routes would go at once"
     return ""
-
-
-def count_peers(ours: Iterable[Prefix], routes: Mapping[Prefix, Sequence[Route]], protocol: int) -> dict[Family, int]:
-    """How many of the prefixes ``ours`` have a route to a peer, per family: our own podCIDR's unreachable route is none."""
-    return _per_family(p for p in ours if any(r.protocol == protocol and r.type != RTN_UNREACHABLE for r in routes[p]))
 
 
 def _per_family(prefixes: Iterable[Prefix]) -> dict[Family, int]:

@@ -12,9 +12,8 @@ from typing import Final
 import msgspec
 
 from pynet.core.addresses import covers
-from pynet.core.guard import count_peers
 from pynet.core.host import FibEntry, relevant
-from pynet.core.model import FAMILIES, RT_TABLE_MAIN, RTN_UNICAST, RTPROT_RA, Family, Prefix, Route
+from pynet.core.model import FAMILIES, RT_TABLE_MAIN, RTN_UNICAST, RTN_UNREACHABLE, RTPROT_RA, Family, Prefix, Route
 from pynet.drivers.netlink import AddressEvent, LinkEvent, Monitor, Netconf, Overrun, RouteEvent, RouteSocket
 
 _FOREIGN_LIMIT: Final = 50_000
@@ -66,6 +65,7 @@ class Fib:
         self._protocol = protocol
         self.routes: dict[Prefix, tuple[Route, ...]] = {}
         self.ours: set[Prefix] = set()
+        self._to_peers: dict[Family, set[Prefix]] = {4: set(), 6: set()}
         self.partial = False
         self.stale = True
         self.advertised: frozenset[int] = frozenset()  # interfaces with a default route from router advertisements
@@ -78,6 +78,7 @@ class Fib:
         """
         routes: dict[Prefix, tuple[Route, ...]] = {}
         ours: set[Prefix] = set()
+        to_peers: dict[Family, set[Prefix]] = {4: set(), 6: set()}
         foreign: list[Route] = []
         self.partial = False
         self.stale = False
@@ -87,6 +88,8 @@ class Fib:
                 prefix = route.prefix
                 if route.protocol == self._protocol:
                     ours.add(prefix)
+                    if route.type != RTN_UNREACHABLE:
+                        to_peers[family].add(prefix)
                 else:
                     foreign.append(route)
                     if len(foreign) > _FOREIGN_LIMIT and prefix not in wanted:
@@ -94,7 +97,7 @@ class Fib:
                         continue
                 have = routes.get(prefix)
                 routes[prefix] = (*have, route) if have else (route,)
-        self.routes, self.ours = routes, ours
+        self.routes, self.ours, self._to_peers = routes, ours, to_peers
         if self._table != RT_TABLE_MAIN:
             # Next hops are resolved by the main table, whichever table ours live in.
             foreign = [route for family in FAMILIES for route in self._socket.dump_routes(family, RT_TABLE_MAIN)]
@@ -107,8 +110,8 @@ class Fib:
         return frozenset(entry for entry in self._on_link if not any(covers(mine, entry.prefix) for mine in own))
 
     def count_peers(self) -> dict[Family, int]:
-        """How many prefixes have a route of our protocol to a peer, per family."""
-        return count_peers(self.ours, self.routes, self._protocol)
+        """How many prefixes have a route of our protocol to a peer, per family: our own podCIDR's unreachable route is none."""
+        return {family: len(prefixes) for family, prefixes in self._to_peers.items()}
 
     def read(self, interest: Interest, *, but_own: bool = False) -> Changes:
         """Take in the notifications that wait, without blocking; ``but_own``: a dump comes next, which shows what we did."""
@@ -189,10 +192,10 @@ class Fib:
             self.routes[prefix] = routes
         else:
             self.routes.pop(prefix, None)
-        if any(route.protocol == self._protocol for route in routes):
-            self.ours.add(prefix)
-        else:
-            self.ours.discard(prefix)
+        types = {route.type for route in routes if route.protocol == self._protocol}
+        (self.ours.add if types else self.ours.discard)(prefix)
+        peers = self._to_peers[prefix.family]
+        (peers.add if types - {RTN_UNREACHABLE} else peers.discard)(prefix)
 
 
 def _normal(route: Route) -> Route:

@@ -444,3 +444,9 @@ def test_a_hold_that_ends_asks_for_no_list():
 def test_link_local_is_called_so_though_each_interface_has_a_route_for_it():
     at = msgspec.structs.replace(host(), fib=host().fib | {FibEntry(parse_prefix("fe80::/64"), 2, True)})
     assert "link-local" in world(peer("bad", "fe80::/64", "fd99::2"), at=at).verdicts["bad", 6].reason
+
+
+def test_loopback_is_called_loopback_though_lo_has_its_address():
+    at = host()
+    at = msgspec.structs.replace(at, addresses=(*at.addresses, HostAddress(1, parse_address("127.0.0.1"), 8)))
+    assert "loopback" in world(peer("a", "127.0.0.0/8"), at=at).verdicts["a", 4].reason

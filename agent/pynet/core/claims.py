@@ -125,7 +125,8 @@ class ClaimGuard:
         networks |= {prefix: f"the Service range {prefix}" for prefix in host.service_cidrs}
         for address in host.api_servers:
             networks[Prefix(address, len(address) * 8)] = f"the API server's address {format_address(address)}"
-        self._protected = _ranges(_SPECIAL | _MAPPED | networks)  # in the order in which they are named
+        # In the order in which they are named; lo's own network is loopback first of all.
+        self._protected = _ranges(_SPECIAL | _MAPPED | networks | _SPECIAL)
         self._hops = _ranges(_SPECIAL | _MAPPED)
         self._own_addresses = {address.address for address in host.addresses}
         self._broadcasts = broadcasts(host)

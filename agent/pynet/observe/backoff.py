@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import tenacity
+
+_UNANSWERED_CAP: Final = 10.0
 
 
 class Backoff:
     """Waits in seconds, each random between 0 and a bound that grows from ``first`` to ``cap``.
 
-    Without an answer the bound grows by a quarter each time, so that a server that restarts is found again soon; it costs the
-    server nothing. With an answer (5xx, 403, a broken stream) it doubles.
+    Without an answer the bound grows by a quarter each time, up to 10 s, so that a server that restarts is found again soon; it
+    costs the server little. With an answer (5xx, 403, a broken stream) it doubles.
     """
 
     def __init__(self, *, first: float = 0.2, cap: float = 30.0) -> None:
-        self._unanswered = tenacity.wait_random_exponential(multiplier=first, max=cap, exp_base=1.25)
+        self._unanswered = tenacity.wait_random_exponential(multiplier=first, max=min(cap, _UNANSWERED_CAP), exp_base=1.25)
         self._answered = tenacity.wait_random_exponential(multiplier=first, max=cap, exp_base=2)
         self._state = tenacity.RetryCallState(tenacity.Retrying(), None, (), {})
 

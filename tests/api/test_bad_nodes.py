@@ -101,7 +101,7 @@ def test_bad_nodes_are_as_harmless_at_the_start(cluster: Cluster) -> None:
 def test_node_that_becomes_good_gets_its_route(cluster: Cluster) -> None:
     agent = cluster.node("self", [OWN])
     cluster.add("peer", ["10.201.1.0/24"], ["127.0.0.1"])
-    until(lambda: agent.peers()["peer", 4]["state"] == "rejected", "peer rejected")
+    until(lambda: ("peer", 4) in agent.peers() and agent.peers()["peer", 4]["state"] == "rejected", "peer rejected")
 
     cluster.readdress("peer", ["10.99.0.101"])
     agent.await_routes({"10.201.1.0/24": "10.99.0.101"})

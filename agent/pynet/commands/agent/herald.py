@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 import structlog
 
+from pynet.commands.agent.process import trim_memory
 from pynet.report.readiness import Readiness
 
 LOOK_SECONDS: Final = 0.5
@@ -76,6 +77,7 @@ class Herald(threading.Thread):
         if verdict.ready:
             if before is None or not before.ready:
                 self._log.info("became_ready")
+                trim_memory()
                 self._tell_recovery()
             self._unready_since = now
             return

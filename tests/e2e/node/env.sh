@@ -48,3 +48,9 @@ scratch() {
 
 isolated_docker() { DOCKER_HOST=unix://$DOCKER_SOCKET docker "$@"; }
 has_image() { isolated_docker image inspect "$1" >/dev/null 2>&1; }
+
+# drop_others NAME:TAG: remove the image's earlier versions; one that is in use stays.
+drop_others() {
+    isolated_docker image ls --format '{{.Repository}}:{{.Tag}}' "${1%:*}" | grep -vxF "$1" |
+        xargs -r env DOCKER_HOST="unix://$DOCKER_SOCKET" docker image rm >/dev/null 2>&1 || true
+}

@@ -101,4 +101,5 @@ build() {
     isolated_docker load -q -i "$SCRATCH/node.tar" >&2
 }
 timed "node image" build
+drop_others "$image"
 echo "$image"

@@ -11,8 +11,7 @@ load() {
     "$HERE/mkimage.sh" "pynet-e2e/$1:$2" "$3" "$SCRATCH/image.tar" "${4:-"{}"}"
     isolated_docker load -q -i "$SCRATCH/image.tar" >&2
     rm -rf "$SCRATCH/image.tar" "$3"
-    isolated_docker image ls --format '{{.Repository}}:{{.Tag}}' "pynet-e2e/$1" | grep -v ":$2$" |
-        xargs -r env DOCKER_HOST="unix://$DOCKER_SOCKET" docker image rm >/dev/null 2>&1 || true   # one in use stays
+    drop_others "pynet-e2e/$1:$2"
 }
 
 base() { # what an official Python image is elsewhere

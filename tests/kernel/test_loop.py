@@ -386,6 +386,8 @@ def test_the_guard_counts_peers_and_not_our_own_unreachable_route(node):
         eventually(lambda: count() == {4: 6, 6: 6}, "by the notifications")
         rig.loop.facts.fib.dump(rig.desired.routes)
         assert count() == {4: 6, 6: 6}
+        mirrored = rig.loop.facts.fib.routes
+        assert all(any(have is want for have in mirrored[prefix]) for prefix, want in rig.desired.routes.items()), "held once"
 
 
 def test_a_link_that_goes_down_is_no_matter_for_the_removal_guard(node):

@@ -773,6 +773,14 @@ def test_bug_in_the_thread_is_logged_counted_and_survived(fake, monkeypatch):
         assert watcher.events("node_watch_crashed")
 
 
+def test_a_server_that_is_back_does_not_pay_for_the_time_it_was_away():
+    for _ in range(20):
+        backoff = Backoff(first=0.2, cap=30.0)
+        for _ in range(40):
+            assert backoff.next(answered=False) <= 10.0
+        assert backoff.next(answered=True) <= 0.2
+
+
 def test_waits_are_random_grow_and_begin_anew():
     def bounds(answered: bool) -> list[float]:
         waits = []

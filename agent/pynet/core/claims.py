@@ -150,19 +150,22 @@ class ClaimGuard:
 
     def _judge_next_hop(self, claim: Claim) -> str:
         address = int.from_bytes(claim.next_hop)
-        text = format_address(claim.next_hop)
         for special in self._hops[family_of(claim.next_hop)]:
             if special.first <= address <= special.last:
-                return f"node address {text} is in {special.words}"
+                return f"node address {format_address(claim.next_hop)} is in {special.words}"
         if claim.next_hop in self._own_addresses:
-            return f"node address {text} is this node's own address: two nodes claim it"
+            return f"node address {format_address(claim.next_hop)} is this node's own address: two nodes claim it"
         if claim.next_hop in self._broadcasts:
-            return f"node address {text} is the broadcast address of this node's own network {self._broadcasts[claim.next_hop]}"
+            network = self._broadcasts[claim.next_hop]
+            return (
+                f"node address {format_address(claim.next_hop)} is the broadcast address of this node's own network {network}"
+            )
         # It could not be routed to anyway, and must not keep the peer out whose podCIDR it lies in.
         if _holds(self._cluster, claim.next_hop) and not _holds(self._connected, claim.next_hop):
-            return f"node address {text} lies in clusterCIDRs ({self._cluster_words}), and in no network of this node"
+            where = f"in clusterCIDRs ({self._cluster_words}), and in no network of this node"
+            return f"node address {format_address(claim.next_hop)} lies {where}"
         if contains(claim.prefix, claim.next_hop):
-            return f"node address {text} lies in the Node's own podCIDR {claim.prefix}"
+            return f"node address {format_address(claim.next_hop)} lies in the Node's own podCIDR {claim.prefix}"
         return ""
 
 

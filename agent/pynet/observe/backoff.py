@@ -19,11 +19,14 @@ class Backoff:
     def __init__(self, *, first: float = 0.2, cap: float = 30.0) -> None:
         self._unanswered = tenacity.wait_random_exponential(multiplier=first, max=min(cap, _UNANSWERED_CAP), exp_base=1.25)
         self._answered = tenacity.wait_random_exponential(multiplier=first, max=cap, exp_base=2)
+        self._last: bool | None = None
         self._state = tenacity.RetryCallState(tenacity.Retrying(), None, (), {})
 
     def next(self, *, answered: bool) -> float:
         """Seconds to wait now."""
         wait = self._answered if answered else self._unanswered
+        if answered != self._last:  # another kind of failure: a server that is back must not pay for the time it was away
+            self._last, self._state.attempt_number = answered, 1
         seconds = wait(self._state)
         self._state.attempt_number += 1
         return seconds

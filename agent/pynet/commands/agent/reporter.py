@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from typing import Final
 
 import structlog
 
@@ -26,6 +27,9 @@ from pynet.report.status import (
     StatusBoard,
     SysctlStatus,
 )
+
+
+_MANY: Final = 20
 
 
 class Reporter:
@@ -102,15 +106,27 @@ class Reporter:
             keys |= desired.verdicts.keys()
         else:
             keys |= {desired.owners[prefix] for prefix in loop.examined if prefix in desired.owners}
+        news: list[tuple[PeerKey, str, str, str]] = []
         for key in keys:
             verdict = desired.verdicts.get(key)
             if verdict is None:
                 self.board.drop(key)
                 continue
             state, reason = self._outcome(loop, verdict)
-            news = self.board.put(key, state, reason, uid=verdict.uid, prefix=verdict.prefix, next_hop=verdict.next_hop)
-            if news and self.events is not None:
-                self.events.peer(key[0], verdict.uid, key[1], state=state, reason=reason, agents=len(desired.nodes))
+            if self.board.put(key, state, reason, uid=verdict.uid, prefix=verdict.prefix, next_hop=verdict.next_hop):
+                news.append((key, verdict.uid, state, reason))
+        self._tell(news, agents=len(desired.nodes))
+
+    def _tell(self, news: list[tuple[PeerKey, str, str, str]], *, agents: int) -> None:
+        """Have Events made of what is new. Many peers unreachable at once are no news about them: it is our own interface that
+        is down, its repair must not wait for thousands of Events, and the status says it.
+        """
+        if self.events is None:
+            return
+        ours = sum(state == "unreachable" for _, _, state, _ in news) > _MANY
+        for (name, family), uid, state, reason in news:
+            if not (ours and state == "unreachable"):
+                self.events.peer(name, uid, family, state=state, reason=reason, agents=agents)
 
     def _outcome(self, loop: Loop, verdict: Verdict) -> tuple[str, str]:
         """(state, reason) of a peer: what was decided, or for an accepted one what the kernel shows."""

@@ -28,7 +28,6 @@ from pynet.report.status import (
     SysctlStatus,
 )
 
-
 _MANY: Final = 20
 
 

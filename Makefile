@@ -55,7 +55,7 @@ docs: env ## check the documentation: links, files and commands it names
 	$(BIN)/python scripts/check_docs.py
 
 lock: ## requirements/*.txt again from *.in, with hashes (needs uv)
-	cd requirements && for name in agent full dev; do \
+	cd requirements && for name in agent full image dev; do \
 	  uv pip compile --quiet --generate-hashes --universal --allow-unsafe --python-version 3.11 \
 	    --no-emit-index-url --custom-compile-command "make lock" $$name.in -o $$name.txt || exit 1; done
 

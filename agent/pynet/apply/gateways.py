@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from pynet.core.addresses import contains, mask
+from pynet.core.addresses import contains, is_ipv6_link_local, mask
 from pynet.core.model import HostAddress, Link, Prefix, format_address
 
 if TYPE_CHECKING:
@@ -71,4 +71,4 @@ def _is_first(packed: bytes, length: int) -> bool:
 
 
 def _is_link_local(packed: bytes) -> bool:
-    return packed[:2] == b"\xa9\xfe" if len(packed) == 4 else packed[0] == 0xFE and packed[1] & 0xC0 == 0x80
+    return packed[:2] == b"\xa9\xfe" if len(packed) == 4 else is_ipv6_link_local(packed)

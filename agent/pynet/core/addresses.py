@@ -72,6 +72,11 @@ def overlap(one: Prefix, other: Prefix) -> bool:
     return covers(one, other) or covers(other, one)
 
 
+def is_ipv6_link_local(address: bytes) -> bool:
+    """Whether ``address`` is in fe80::/10: one is on each interface, and none is ever a next hop or a gateway of ours."""
+    return len(address) == 16 and address[0] == 0xFE and address[1] & 0xC0 == 0x80
+
+
 def host_prefix(address: bytes) -> Prefix:
     """The /32 or /128 of one address."""
     return Prefix(address, len(address) * 8)

@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from pynet.core.addresses import covers
+from pynet.core.addresses import covers, is_ipv6_link_local
 from pynet.core.host import FibEntry, relevant
 from pynet.core.model import FAMILIES, RT_TABLE_MAIN, RTN_UNICAST, RTN_UNREACHABLE, RTPROT_RA, Family, Prefix, Route
 from pynet.drivers.netlink import AddressEvent, LinkEvent, Monitor, Netconf, Overrun, RouteEvent, RouteSocket
@@ -142,7 +142,7 @@ class Fib:
 
     def _address_event(self, event: AddressEvent, interest: Interest, changes: Changes) -> None:
         address = event.address
-        if _link_local(address.address):
+        if is_ipv6_link_local(address.address):
             return
         if address.ifindex in interest.oifs:
             # The kernel removes IPv4 routes with their address and says nothing of each.
@@ -172,7 +172,7 @@ class Fib:
         if _inside(route.prefix, interest.own_cidrs) or route.type != RTN_UNICAST or route.prefix in interest.wanted:
             return False
         if not route.gateway:
-            return not _link_local(route.prefix.address)
+            return not is_ipv6_link_local(route.prefix.address)
         return any(entry.on_link and covers(entry.prefix, route.prefix) for entry in self._on_link)
 
     def _take_in(self, event: RouteEvent, *, exact: bool) -> None:
@@ -215,7 +215,3 @@ def _entries(foreign: Iterable[Route]) -> Iterable[FibEntry]:
 
 def _inside(prefix: Prefix, networks: Iterable[Prefix]) -> bool:
     return any(covers(network, Prefix(prefix.address, len(prefix.address) * 8)) for network in networks)
-
-
-def _link_local(address: bytes) -> bool:
-    return len(address) == 16 and address[0] == 0xFE and address[1] & 0xC0 == 0x80

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 
 from pynet.config_rules import InterfaceChoice
-from pynet.core.addresses import contains, parse_address
+from pynet.core.addresses import contains, is_ipv6_link_local, parse_address
 from pynet.core.host import FibEntry, Host, egress_interfaces
 from pynet.core.model import FAMILIES, Family, HostAddress, Link, Prefix
 from pynet.drivers.netlink import RouteSocket
@@ -52,7 +52,11 @@ def read_host(
     """
     links = socket.dump_links()
     every = [address for family in FAMILIES for address in socket.dump_addresses(family)]
-    addresses = tuple(sorted(a for a in every if not any(contains(mine, a.address) for mine in own_cidrs) and not _quiet(a)))
+    addresses = tuple(
+        sorted(
+            a for a in every if not any(contains(mine, a.address) for mine in own_cidrs) and not is_ipv6_link_local(a.address)
+        )
+    )
     interfaces = egress.pick(socket, links, addresses, own_ips)
     named = {a.ifindex for a in addresses} | {e.oif for e in on_link} | set().union(*interfaces.values())
     return Host(
@@ -63,9 +67,3 @@ def read_host(
         service_cidrs=service_cidrs,
         api_servers=api_servers,
     )
-
-
-def _quiet(address: HostAddress) -> bool:
-    """IPv6 link-local: one on each interface, never a next hop of ours, and refused as a podCIDR anyway."""
-    packed = address.address
-    return len(packed) == 16 and packed[0] == 0xFE and packed[1] & 0xC0 == 0x80

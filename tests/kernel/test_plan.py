@@ -123,13 +123,14 @@ def test_errors_are_said_in_one_line_with_status_1(node, api, plan):
     status, said, complaint = plan(name="nobody")
     assert (status, said) == (1, "")
     assert complaint == "pynet plan: Node 'nobody' is not in the list of Nodes: is --node-name right?\n"
+    refused = "401: Unauthorized: our credentials are not, or no longer, accepted"
     refusal = b'{"kind":"Status","message":"Unauthorized","code":401}'
-    api.script("list", *[lambda exchange: exchange.answer(401, refusal, "application/json")] * 2)
-    assert plan() == (1, "", "pynet plan: the API server says 401: Unauthorized\n")
+    api.script("list", lambda exchange: exchange.answer(401, refusal, "application/json"))
+    assert plan() == (1, "", f"pynet plan: the API server says {refused}\n")
     api.script("list", *[lambda exchange: exchange.answer(200, b"nonsense", "text/plain")] * 9)
     status, said, complaint = plan()
     assert (status, said, complaint.count("\n")) == (1, "", 1)
-    assert complaint.startswith("pynet plan: ")
+    assert complaint.startswith("pynet plan: the API server's answer cannot be read: ")
     api.url = "http://127.0.0.1:1"
     status, said, complaint = plan()
     assert (status, said, complaint.count("\n")) == (1, "", 1)

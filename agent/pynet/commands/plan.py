@@ -53,8 +53,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         plan, facts, unreadable = _make(settings, name, Api(credentials_of(args, Path(settings.run_dir))))
     except (ApiError, MalformedError, FatalError, CredentialsError, OSError) as error:
-        who = "the API server says " if isinstance(error, ApiError) and error.status else ""
-        print(f"pynet plan: {who}{error}", file=sys.stderr)
+        print(f"pynet plan: {_plain(error)}", file=sys.stderr)
         return 1
     if not facts.desired.own.known:
         print(f"pynet plan: Node {name!r} is not in the list of Nodes: is --node-name right?", file=sys.stderr)
@@ -65,6 +64,12 @@ def run(args: argparse.Namespace) -> int:
         held = f"{unreadable} Nodes cannot be read, and these routes may be theirs"
     _print(plan, facts, held, as_json=args.output == "json")
     return EXIT_CHANGES if plan.operations else 0
+
+
+def _plain(error: Exception) -> str:
+    if isinstance(error, MalformedError):
+        return f"the API server's answer cannot be read: {error}"
+    return f"the API server says {error}" if isinstance(error, ApiError) and error.status else str(error)
 
 
 def _make(settings: config.Config, name: str, api: Api) -> tuple[Plan, Facts, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import re
 import threading
 import zlib
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
@@ -35,6 +36,7 @@ _ERROR_LIMIT: Final = 64 << 10
 _CHUNK: Final = 64 << 10
 _INFLATED: Final = 256 << 10  # bytes of one inflated piece, so that a small answer cannot become a large one at once
 _WORDS: Final = 400  # characters of a server's message
+_OPENSSL: Final = re.compile(r"^\[[^]]*\] | \(_ssl\.c:\d+\)$")  # what Python puts around OpenSSL's words
 
 
 class ApiError(Exception):
@@ -42,6 +44,7 @@ class ApiError(Exception):
 
     ``status`` is the HTTP status, 0 if there was none; ``code`` the same as a label: the status, or refused, timeout, dns, tls,
     broken, credentials; ``reason`` what the server or the kernel said, in one line; ``retry_after`` in seconds, 0 if not said.
+    As text it is the status and the reason, or where there was no answer the reason alone, which says as much as the code.
     """
 
     def __init__(self, status: int, reason: str, *, code: str = "", retry_after: float = 0.0) -> None:
@@ -49,7 +52,7 @@ class ApiError(Exception):
         self.reason = " ".join(reason.split())[:_WORDS]
         self.code = code or str(status)
         self.retry_after = min(max(retry_after, 0.0), RETRY_AFTER_LIMIT)
-        super().__init__(f"{self.code}: {self.reason}")
+        super().__init__(f"{status}: {self.reason}" if status else self.reason)
 
 
 class Stream:
@@ -73,9 +76,9 @@ class Stream:
             while data := answer.read1(_CHUNK):
                 yield data
         except (http.client.HTTPException, OSError) as error:
-            raise _transport_error(error, "stream") from None
+            raise _transport_error(error, "the API server's stream") from None
         if answer.length:
-            raise ApiError(0, f"stream: it ended {answer.length} bytes early", code="broken")
+            raise ApiError(0, f"the API server's stream: it ended {answer.length} bytes early", code="broken")
         answer.close()
         self._response.release_conn()
 
@@ -197,7 +200,15 @@ class Api:
             if newer == access:
                 break
             access = newer
-        raise refusal
+        raise self._explained(refusal)
+
+    def _explained(self, refusal: ApiError) -> ApiError:
+        """A 401 with what is known of it: the API server itself says no more than "Unauthorized", whatever is wrong."""
+        if refusal.status != 401:
+            return refusal
+        stale = f"; they could not be read again: {self._credentials.error}" if self._credentials.error else ""
+        words = f"{refusal.reason}: our credentials are not, or no longer, accepted{stale}"
+        return ApiError(401, words, retry_after=refusal.retry_after)
 
     def _current(self) -> Access:
         try:
@@ -255,7 +266,7 @@ def _body(response: urllib3.BaseHTTPResponse, limit: int) -> bytes:
         while len(data) <= limit and (piece := response.read1(_CHUNK, decode_content=False)):
             data += piece
     except (failures.HTTPError, OSError) as error:
-        raise _transport_error(error, "the answer") from None
+        raise _transport_error(error, "the API server's answer") from None
     if len(data) > limit:
         raise ApiError(0, f"an answer of more than {limit} bytes", code="broken")
     return bytes(data)
@@ -279,7 +290,7 @@ def _refusal(response: urllib3.BaseHTTPResponse) -> ApiError:
 def _transport_error(error: Exception, where: str) -> ApiError:
     """An ApiError in the kernel's or the TLS library's own words."""
     cause = error.__cause__ or error.__context__ or error
-    words = (cause.strerror if isinstance(cause, OSError) else None) or str(cause)
+    words = _OPENSSL.sub("", (cause.strerror if isinstance(cause, OSError) else None) or str(cause))
     if isinstance(error, failures.NameResolutionError):
         return ApiError(0, f"{where}: name not resolved: {words}", code="dns")
     if isinstance(error, failures.NewConnectionError):  # a subclass of the next one

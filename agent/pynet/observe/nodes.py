@@ -49,10 +49,13 @@ DEFAULT_TIMING: Final = Timing()
 
 
 class _Ended(NamedTuple):
-    """Why a turn is over; ``gone``: what was seen is no base for another watch."""
+    """Why a turn is over: ``reason`` is one of RESTARTS, ``error`` says it in words that stand alone.
+
+    ``gone``: what was seen is no base for another watch.
+    """
 
     reason: str
-    error: str = ""
+    error: str
     gone: bool = False
     retry_after: float = 0.0
     unauthorized: bool = False
@@ -120,7 +123,7 @@ class NodeWatch(threading.Thread):
                 ended = self._turn()
             except Exception as error:  # the thread's top: a bug here must not end the watch, and must not spin
                 self._log.exception("node_watch_crashed")
-                ended = _Ended("crash", repr(error), gone=True)
+                ended = _Ended("crash", f"a defect of pynet: {error!r}", gone=True)
             pause = self._settle(ended)
             if pause and not self._stopping.is_set():
                 self._poked.wait(pause)
@@ -137,10 +140,10 @@ class NodeWatch(threading.Thread):
                 return _Ended("stale", "an older list than what was seen", gone=True)
             if not self._interrupted():
                 self._watch()
-            ended = _Ended("closed")
+            ended = _Ended("closed", "the API server ended the watch at once")  # said only if it did
         except (ApiError, MalformedError) as error:
             ended = _judge(error)
-        return _Ended("relist") if self._interrupted() else ended
+        return _Ended("relist", "another list was asked for") if self._interrupted() else ended
 
     def _settle(self, ended: _Ended) -> float:
         """Draw the consequences; returns the seconds to wait."""
@@ -169,7 +172,7 @@ class NodeWatch(threading.Thread):
         """Say what failed: in the inbox each time, in the log when it is something else than the last time."""
         if ended.unauthorized and self._inbox.unauthorized_since is None:
             self._inbox.unauthorized_since = time.monotonic()
-        self._inbox.error = f"{ended.reason}: {ended.error}" if ended.error else ended.reason
+        self._inbox.error = ended.error
         if self._inbox.error != self._last_failure:
             self._last_failure = self._inbox.error
             self._log.warning("watch_restarted", reason=ended.reason, error=ended.error)
@@ -256,7 +259,7 @@ def _judge(error: ApiError | MalformedError) -> _Ended:
     """What an error means for the next turn."""
     if isinstance(error, ApiError):
         reason = _STATUS_REASONS.get(error.status, "error") if error.status else error.code
-        return _Ended(reason, error.reason, error.status in {400, 410}, error.retry_after, reason == "unauthorized")
+        return _Ended(reason, str(error), error.status in {400, 410}, error.retry_after, reason == "unauthorized")
     if isinstance(error, TruncatedError):  # all events before it were whole: the watch may go on from there
-        return _Ended("broken", str(error))
-    return _Ended("malformed", str(error), gone=True)
+        return _Ended("broken", f"the answer broke off: {error}")
+    return _Ended("malformed", f"an answer that cannot be read: {error}", gone=True)

@@ -146,6 +146,8 @@ class Loop:
             self._relist()
         error, done, observed, repaired = "", 0, Observed(), set[Prefix]()
         try:
+            if self.facts.cut_off(began) and not (resync or retry):
+                return
             observed = self.facts.observe(everything=resync or retry)
             if observed.host or observed.kernel.dump:
                 self._retry.done()  # what the kernel refused while a link was down, it may take now

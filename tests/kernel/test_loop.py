@@ -230,6 +230,37 @@ def test_all_routes_come_back_after_the_address_was_removed_and_added(node):
         eventually(lambda: len(rig.routes(4, type="unicast")) == len(rig.routes(6, type="unicast")) == 40)
 
 
+def test_a_lost_address_gets_a_moment_to_come_back_before_thousands_of_peers_are_called_unreachable(node):
+    rig = Rig(node)
+    try:
+        rig.list(peer(1), peer(2))
+        facts = rig.loop.facts
+        facts.observe(everything=True)
+        changes = rig.desired.accepted_changes
+        lose = ("ip", "address", "del", "10.99.0.1/24", "dev", "eth0")
+
+        assert not facts.cut_off(100.0)
+        node.run(*lose)
+        assert facts.cut_off(100.0)
+        assert facts.cut_off(100.04)
+        assert facts.look_at(100.04) == pytest.approx(100.05)
+        node.run("ip", "address", "add", "10.99.0.1/24", "dev", "eth0")
+        assert not facts.cut_off(100.041)
+        observed = facts.observe(everything=False)
+        assert observed.kernel.dump
+        assert rig.desired.accepted_changes == changes
+
+        node.run(*lose)
+        assert facts.cut_off(101.0)
+        assert not facts.cut_off(101.051)
+        facts.observe(everything=False)
+        assert (rig.state("node-1"), rig.state("node-1", 6)) == ("unreachable", "accepted")
+        assert not facts.cut_off(101.06)
+        assert facts.look_at(101.06) == float("inf")
+    finally:
+        rig.close()
+
+
 def test_all_routes_come_back_after_the_interface_was_deleted_and_created_under_the_same_name(netns):
     netns.run("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "far")
     up(netns)

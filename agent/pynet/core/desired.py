@@ -14,7 +14,7 @@ import msgspec
 
 from pynet.core.addresses import overlap, parse_prefix
 from pynet.core.claims import Claim, ClaimGuard, Refusal, node_addresses, pod_cidrs, read_claims
-from pynet.core.host import Host, OnLink, connected_networks
+from pynet.core.host import Host, OnLink, broadcasts, connected_networks
 from pynet.core.model import (
     FAMILIES,
     RT_TABLE_MAIN,
@@ -276,8 +276,8 @@ def _own_node(facts: NodeFacts | None, host: Host) -> OwnNode:
 
 
 def _protected(host: Host) -> tuple[object, ...]:
-    """What of the host the guard's judgement depends on."""
-    return host.addresses, host.service_cidrs, host.api_servers, connected_networks(host)
+    """What of the host the guard's judgement depends on: an interface made anew under its old name changes none of it."""
+    return connected_networks(host), broadcasts(host), host.service_cidrs, host.api_servers
 
 
 def _without_pods(host: Host) -> Host:

@@ -94,6 +94,16 @@ def egress_interfaces(host_addresses: Iterable[HostAddress], own_ips: Iterable[b
     return {family: frozenset(indexes) for family, indexes in found.items()}
 
 
+def usable_families(host: Host) -> set[Family]:
+    """The families in which an interface for peers is up and has an address: without one no peer can be on-link."""
+    return {
+        family
+        for family, indexes in host.interfaces.items()
+        for index, address, _ in host.addresses
+        if index in indexes and family_of(address) == family and (link := host.links.get(index)) is not None and link.up
+    }
+
+
 def connected_networks(host: Host) -> dict[Prefix, str]:
     """Network -> words that name it: of each address of ours, and of each link route at an interface that peers are reached by
     (a /32 address with a link route, as some clouds have it, says nothing of the network by itself).

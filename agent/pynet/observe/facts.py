@@ -12,6 +12,7 @@ from typing import Final, Literal
 import msgspec
 
 from pynet.core.desired import Desired
+from pynet.core.host import Host, usable_families
 from pynet.core.model import NodeFacts, Prefix
 from pynet.drivers.netlink import NetlinkError, RouteSocket
 from pynet.observe.fib import Changes, Fib, Interest
@@ -20,6 +21,7 @@ from pynet.observe.links import EgressInterfaces, read_host
 
 _IMPATIENCE: Final = 0.05
 _GUARD_WAIT: Final = 2.0
+_PATIENCE: Final = 0.05
 _NEVER: Final = float("inf")
 
 
@@ -80,7 +82,23 @@ class Facts:
         self._load_snapshot = load_snapshot
         self.snapshot_at = snapshot_at
         self._postponed = Changes()
-        self._missed = Changes()
+        self._taken = Changes()  # told by the kernel, and not yet looked into
+        self._patient_until = 0.0
+
+    def cut_off(self, now: float) -> bool:
+        """Take in what the kernel tells. True if a pass had better wait (50 ms in all, see :meth:`look_at`): the address or the
+        link that peers are reached by has just gone.
+
+        Mostly it is back at once: a lease renewed, a network service restarted, an interface made anew. The kernel has taken the
+        routes itself, and to work out that thousands of peers are unreachable would only put off their return.
+        """
+        self._taken.add(self.fib.read(self.interest()))
+        lost = self._taken.host and usable_families(self.desired.host) - usable_families(self._look_at_host())
+        if not lost:
+            self._patient_until = 0.0
+        elif not self._patient_until:
+            self._patient_until = now + _PATIENCE
+        return now < self._patient_until
 
     def observe(self, *, everything: bool) -> Observed:
         """Take in all that waits; with ``everything`` also read links, addresses and routes anew.
@@ -102,7 +120,7 @@ class Facts:
         try:
             touched |= self._read_kernel(full=full, host=kernel.host)
         except NetlinkError:
-            self._missed = kernel
+            self._taken = kernel
             raise
         finally:
             touched |= self.desired.update(updates)
@@ -113,8 +131,9 @@ class Facts:
 
     def _news_of_kernel(self) -> Changes:
         kernel, self._postponed = self._postponed, Changes()
-        kernel.add(self._missed)
-        self._missed = Changes()
+        kernel.add(self._taken)
+        self._taken = Changes()
+        self._patient_until = 0.0
         kernel.add(self.fib.read(self.interest()))
         return kernel
 
@@ -150,9 +169,12 @@ class Facts:
         return bool(self._postponed)
 
     def look_at(self, now: float) -> float:
-        """When to look again though nothing may have come: soon, while a failing API server may call for the snapshot."""
+        """When to look again though nothing may have come: soon, while a failing API server may call for the snapshot, or while
+        the host is cut off.
+        """
         undecided = self.source == "none" and self.snapshot_at < _NEVER
-        return now + _IMPATIENCE if undecided or (self.source == "api" and not self.sufficient) else _NEVER
+        soon = now + _IMPATIENCE if undecided or (self.source == "api" and not self.sufficient) else _NEVER
+        return min(soon, self._patient_until or _NEVER)
 
     def _consider_snapshot(self) -> None:
         """Without a list, take the Nodes of the last good state: as soon as the API server fails us, at snapshot_at at the
@@ -174,8 +196,15 @@ class Facts:
         return self._cluster(), self.desired.own.cidrs, self.desired.own.addresses
 
     def _read_host(self) -> set[Prefix]:
-        cluster, own_cidrs, own_addresses = self._seen = self._seeing()
-        host = read_host(
+        self._seen = self._seeing()
+        host = self._look_at_host()
+        # With `auto` the interface is known by our address, which may be gone along with it: then its name is all we have.
+        self._egress |= {host.link_name(index) for index in set().union(*host.interfaces.values())}
+        return self.desired.set_host(host)
+
+    def _look_at_host(self) -> Host:
+        cluster, own_cidrs, own_addresses = self._seeing()
+        return read_host(
             self._socket,
             self._links,
             own_cidrs=own_cidrs,
@@ -184,9 +213,6 @@ class Facts:
             service_cidrs=cluster.service_cidrs,
             api_servers=cluster.api_servers,
         )
-        # With `auto` the interface is known by our address, which may be gone along with it: then its name is all we have.
-        self._egress |= {host.link_name(index) for index in set().union(*host.interfaces.values())}
-        return self.desired.set_host(host)
 
     def _updates(self, changes: NodeChanges) -> dict[str, NodeFacts | None]:
         """What differs from the Nodes we know of, by name."""

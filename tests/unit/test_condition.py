@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from pynet.apply.condition import CONTENT_TYPE, RIGHT, NodeCondition, body_for
-from pynet.apply.contest import Contest
 from pynet.drivers.credentials import from_token_files
 from pynet.drivers.kube import Api
 
@@ -183,12 +182,3 @@ def test_another_controller_that_fights_is_named_and_met_with_patience(bench: Be
     bench.now += 1.1
     until(lambda: bench.condition.ok, "asserted again", seconds=30)
     assert len(bench.patches) == 5
-
-
-def test_the_patience_of_the_condition_is_the_contest_of_the_conflist() -> None:
-    contest = Contest(free=2)
-    contest.put_back(5.0)
-    assert contest.wait(5.0) == 0
-    contest.put_back(5.0)
-    assert contest.wait(5.0) == 1
-    assert str(contest) == "put back 2 times, now only after 1 s"

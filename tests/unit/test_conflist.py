@@ -18,7 +18,6 @@ import pytest
 from pynet.apply import conflist as module
 from pynet.apply.confdir import ConflistError, FolderWatch, earlier, put, remove
 from pynet.apply.conflist import Conflist, ConflistWanted, render
-from pynet.apply.contest import Contest
 from pynet.apply.gateways import stale_gateways
 from pynet.core.addresses import parse_address, parse_prefix
 from pynet.core.model import HostAddress, Link, Prefix
@@ -382,19 +381,6 @@ def test_a_rival_is_left_alone_for_ever_longer_and_named(place: Place) -> None:
         done.set()
         rival.join()
     until(lambda: place.conflist.ok, "it gave up")
-
-
-def test_a_contest_pauses_for_ever_longer_and_is_over_after_quiet() -> None:
-    contest, now, waits = Contest(free=3), 1000.0, []
-    for _ in range(11):
-        assert contest.wait(now) == 0
-        contest.put_back(now)
-        waits.append(contest.wait(now))
-        now += waits[-1] + 1
-    assert waits == [0, 0, 1, 2, 4, 8, 16, 32, 60, 60, 60]
-    now += 181
-    contest.put_back(now)
-    assert (contest.count, contest.wait(now)) == (1, 0)
 
 
 def test_after_stop_the_file_stays_and_is_no_longer_put_back(place: Place) -> None:

@@ -37,3 +37,17 @@ def test_peace_is_forgotten_about():
     assert len(fights) == 0
     fights.repaired("p", 200.0)
     assert fights.not_before("p", 200.0) == 0
+
+
+def test_where_a_repair_is_dear_fewer_are_free_and_the_pause_grows_longer():
+    fights, now, waits = Fights(free=3, window=180.0, longest=60.0), 1000.0, []
+    for _ in range(11):
+        assert fights.not_before("file", now) == 0
+        fights.repaired("file", now)
+        waits.append(max(0.0, fights.not_before("file", now) - now))
+        now += waits[-1] + 1
+    assert waits == [0, 0, 1, 2, 4, 8, 16, 32, 60, 60, 60]
+    assert fights.told("file") == "put back 11 times, now only after 60 s"
+    now += 181
+    fights.repaired("file", now)
+    assert fights.not_before("file", now) == 0

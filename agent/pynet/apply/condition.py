@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from pynet.apply.applier import Applier
-from pynet.apply.contest import Contest
+from pynet.core.fights import Fights
 from pynet.drivers.kube import ApiError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class NodeCondition:
         self._path = f"/api/v1/nodes/{quote(node, safe='')}"
         self._node = node
         self._clock = clock
-        self._contest = Contest(free=4)
+        self._fights = Fights(free=4, window=180.0, longest=60.0)  # each repair is a write to the API server
         self._done_for: object = _NOTHING  # what the watch showed when there was last nothing left to do
         self._seen: Seen = RIGHT
         self._applier: Applier[Seen] = Applier("condition", self._apply, on_result=on_result)
@@ -99,11 +99,12 @@ class NodeCondition:
 
     def _assert(self, seen: Seen) -> None:
         now = self._clock()
-        if self._contest.wait(now):
+        if self._fights.not_before(TYPE, now):
             status, reason = seen or ("absent", "none")
-            raise ConditionError(f"another controller keeps setting {TYPE} (status {status}, reason {reason}): {self._contest}")
+            what, done = f"{TYPE} (status {status}, reason {reason})", self._fights.told(TYPE)
+            raise ConditionError(f"another controller keeps setting {what}: {done}")
         self._api.patch_json(f"{self._path}/status", body_for(seen, time.time()), CONTENT_TYPE)
-        self._contest.put_back(now)
+        self._fights.repaired(TYPE, now)
 
     def _current(self) -> Seen:
         node = self._api.get_json(self._path)

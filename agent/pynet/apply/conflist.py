@@ -14,8 +14,8 @@ import msgspec
 
 from pynet.apply.applier import Applier
 from pynet.apply.confdir import ConflistError, FolderWatch, earlier, is_right, missing_plugins, put
-from pynet.apply.contest import Contest
 from pynet.apply.gateways import remove_addresses
+from pynet.core.fights import Fights
 from pynet.core.model import FAMILIES, Prefix
 from pynet.drivers.files import remove_leftovers
 from pynet.drivers.inotify import Inotify
@@ -106,7 +106,7 @@ class Conflist:
         self._on_repair = on_repair
         self._applier: Applier[ConflistWanted | None] = Applier("conflist", self._apply, on_result=on_result)
         self._wanted: ConflistWanted | None = None
-        self._contest = Contest()
+        self._fights = Fights(free=5, window=180.0, longest=60.0)  # each repair is a reload of the container runtime
         self._placed: tuple[Path, bytes] | None = None  # what we last saw in its place
         self._swept: set[Path] = set()
         self._watcher: _Watcher | None = None
@@ -176,11 +176,11 @@ class Conflist:
         if not is_right(path, content):
             undone = self._placed == (path, content)
             now = time.monotonic()
-            if undone and self._contest.wait(now):
-                raise ConflistError(f"another program keeps changing {path}: {self._contest}")
+            if undone and self._fights.not_before(path, now):
+                raise ConflistError(f"another program keeps changing {path}: {self._fights.told(path)}")
             put(path, content)
             if undone:
-                self._contest.put_back(now)
+                self._fights.repaired(path, now)
                 if self._on_repair is not None:
                     self._on_repair(str(path))
         self._placed = (path, content)

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Final, NamedTuple
-
-_WINDOW: Final = 10.0
-_FREE_REPAIRS: Final = 20
-_LONGEST: Final = 30.0
+from typing import NamedTuple
 
 
 class _Round(NamedTuple):
@@ -18,11 +14,15 @@ class _Round(NamedTuple):
 
 
 class Fights:
-    """Counts repairs per thing (a prefix, say). The first 20 within 10 s are free; then each one doubles a pause, from 1 s to
-    30 s. A thing left alone for twice its pause starts anew. Time is passed in, in seconds.
+    """Counts repairs per thing (a prefix, a file). The first ``free`` within ``window`` seconds are free; then each one doubles
+    a pause, from 1 s to ``longest``. A thing that stays right for ``window``, and twice its pause, starts anew. Time is passed
+    in, in seconds.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, free: int = 20, window: float = 10.0, longest: float = 30.0) -> None:
+        self._free = free
+        self._window = window
+        self._longest = longest
         self._rounds: dict[Hashable, _Round] = {}
 
     def __len__(self) -> int:
@@ -31,19 +31,24 @@ class Fights:
     def repaired(self, thing: Hashable, now: float) -> None:
         """Count a repair of ``thing``."""
         last = self._rounds.get(thing)
-        if last is None or now - last.began > max(_WINDOW, 2 * last.pause):
+        if last is None or self._over(last, now):
             last = _Round(now, 0, 0.0, 0.0)
         repairs = last.repairs + 1
-        if repairs < _FREE_REPAIRS:
+        if repairs < self._free:
             self._rounds[thing] = last._replace(repairs=repairs)
             return
-        pause = min(max(1.0, 2 * last.pause), _LONGEST)
+        pause = min(max(1.0, 2 * last.pause), self._longest)
         self._rounds[thing] = _Round(now, repairs, now + pause, pause)
 
     def not_before(self, thing: Hashable, now: float) -> float:
         """The time before which ``thing`` is to be left alone; 0 if it may be repaired now."""
         last = self._rounds.get(thing)
         return last.not_before if last is not None and last.not_before > now else 0.0
+
+    def told(self, thing: Hashable) -> str:
+        """How often ``thing`` was repaired, and the pause that this has brought: for a person."""
+        last = self._rounds[thing]
+        return f"put back {last.repairs} times, now only after {last.pause:.0f} s"
 
     def paused(self, now: float) -> list[Hashable]:
         """The things that are being left alone."""
@@ -55,6 +60,7 @@ class Fights:
 
     def prune(self, now: float) -> None:
         """Forget what has been quiet."""
-        quiet = [t for t, last in self._rounds.items() if now - last.began > max(_WINDOW, 2 * last.pause)]
-        for thing in quiet:
-            del self._rounds[thing]
+        self._rounds = {thing: last for thing, last in self._rounds.items() if not self._over(last, now)}
+
+    def _over(self, last: _Round, now: float) -> bool:
+        return now - last.began > max(self._window, 2 * last.pause)

@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help env demo test lint format types unit kernel api e2e bench image docs lock clean
+.PHONY: help env testenv demo test lint format types unit kernel api e2e bench image docs lock clean
 
 BIN := .venv/bin
 REPORTS := build/reports
@@ -15,10 +15,13 @@ help: ## this list
 env: ## the virtual environment in .venv, and the system packages (as root)
 	@scripts/bootstrap.sh
 
+testenv:
+	@scripts/bootstrap.sh --tests
+
 demo: env ## a cluster of three nodes in network namespaces on this machine (root): picture, routes, pings (LAB="--nodes 5 --keep")
 	@$(BIN)/pynet lab $(LAB)
 
-test: env lint types unit kernel api ## everything that decides whether a change is right: lint, types, unit, kernel, api
+test: testenv lint types unit kernel api ## everything that decides whether a change is right: lint, types, unit, kernel, api
 	@echo "make test: all passed"
 
 lint: env ## ruff (rules and format), import layers
@@ -33,19 +36,19 @@ format: env ## let ruff format the code and mend what it can
 types: env ## mypy --strict
 	$(BIN)/mypy --strict
 
-unit kernel api: env
+unit kernel api: testenv
 	@mkdir -p $(REPORTS)
 	$(PYTEST) tests/$@ --junit-xml=$(REPORTS)/$@.xml $(ARGS)
 
-unit: ## tests without a kernel or an API server (ARGS="-k name")
+unit: ## tests without a kernel or an API server (Go; the first run builds helm; ARGS="-k name")
 kernel: ## tests against the real kernel, in network namespaces (root)
 api: ## tests against a real kube-apiserver and etcd (root, Go; the first run builds them)
 
-e2e: env ## real clusters (kind) with pynet as their network (root, Go; ARGS="--flavours ipv4")
+e2e: testenv ## real clusters (kind) with pynet as their network (root, Go; ARGS="--flavours ipv4")
 	@mkdir -p $(REPORTS)
 	tests/e2e/run --junit-xml=$(REPORTS)/e2e.xml $(ARGS)
 
-bench: env ## the figures of docs/adr and benchmarks/, measured on this machine (root)
+bench: testenv ## the figures of docs/adr and benchmarks/, measured on this machine (root)
 	$(BIN)/python -m benchmarks $(ARGS)
 
 image: ## the container image (docker)

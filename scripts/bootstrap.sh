@@ -1,16 +1,24 @@
 #!/usr/bin/env bash
-# The environment that `make demo` and `make test` need: system packages (Debian, as root) and a virtual environment in .venv.
-# Says what it does, does nothing twice, and is quick when nothing is to do.
+# The environment that `make demo` and, with --tests, `make test` need: system packages (Debian, as root) and a virtual
+# environment in .venv. Says what it does, does nothing twice, and is quick when nothing is to do.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 say() { printf 'environment: %s\n' "$*"; }
 fail() { printf 'environment: %s\n' "$*" >&2; exit 1; }
 
-# What the agent, the lab and the tests call, and the Debian package that brings it.
+# What the agent and the lab call, and the Debian package that brings it; then what only tests call.
 declare -A package_of=(
   [nft]=nftables [ip]=iproute2 [iptables]=iptables [nsenter]=util-linux [ping]=iputils-ping
 )
+case ${1:-} in
+  '') tests= ;;
+  --tests)
+    tests=1
+    package_of+=([openssl]=openssl [setpriv]=util-linux [mount]=mount [ps]=procps)
+    ;;
+  *) fail "usage: scripts/bootstrap.sh [--tests]" ;;
+esac
 
 has() { PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null 2>&1; }
 
@@ -21,6 +29,23 @@ missing_packages() {
   done
   [[ -x /usr/lib/cni/bridge || -x /opt/cni/bin/bridge ]] || echo containernetworking-plugins
   [[ -x .venv/bin/python ]] || find_python >/dev/null || echo python3-venv
+  if [[ -n $tests ]] && ! new_enough "$(go_version)" && new_enough "$(debian_go)"; then echo golang; fi
+}
+
+# Go builds helm (unit tests) and etcd, kube-apiserver and kubectl (api tests), once: tests/support/go-binaries.sh.
+new_enough() { [[ -n $1 && $(printf '%s\n' 1.24 "$1" | sort -V | head -n 1) == 1.24 ]]; }
+go_version() { PATH="$PATH:/usr/local/go/bin" go env GOVERSION 2>/dev/null | sed 's/^go//' || true; }
+debian_go() { # what apt-get would install: "2:1.24~2" without epoch and revision
+  apt-cache policy golang 2>/dev/null | sed -nE 's/^ *Candidate: ([0-9]+:)?([0-9.]+).*/\2/p' || true
+}
+
+# No failure: what was built before needs no Go, and a test that does need it says so itself.
+mention_go() {
+  local found
+  found=$(go_version)
+  new_enough "$found" ||
+    say "Go 1.24 or newer is not there (${found:-none}): only unit, api and e2e tests and benchmarks need it, to build helm," \
+      "kube-apiserver and the like once (Debian 13: golang; else https://go.dev/dl)"
 }
 
 # The first Python that is new enough and can make a virtual environment. A pyenv shim can be there for a version that is
@@ -78,6 +103,7 @@ install_environment() {
 }
 
 install_packages
+[[ -z $tests ]] || mention_go
 if [[ "$(cat .venv/.stamp 2>/dev/null)" != "$(stamp)" || ! -x .venv/bin/pynet ]]; then
   install_environment
 fi

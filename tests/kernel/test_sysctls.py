@@ -38,7 +38,8 @@ def node() -> Iterator[Namespace]:
 
 def mend(node: Namespace, wants: tuple[Sysctl, ...]) -> tuple[list[SysctlState], list[str]]:
     with node.entered():
-        return repair(ROOT, wants)
+        states, written = repair(ROOT, wants)
+    return states, [state.name for state in written]
 
 
 def advertise(router: Namespace) -> None:
@@ -156,7 +157,7 @@ subprocess.run(["mount", "--bind", "/proc/sys/net", place / "net"], check=True)
 subprocess.run(["mount", "--bind", "/proc/sys", "/proc/sys"], check=True)
 subprocess.run(["mount", "-o", "remount,bind,ro", "/proc/sys"], check=True)
 states, written = repair(root, wanted(ipv4=True, ipv6=False, interfaces=[], bridge_filter=False))
-print(states[0].have, states[0].ok, written, states[0].error, sep="|")
+print(states[0].have, states[0].ok, [state.name for state in written], states[0].error, sep="|")
 """
 
 

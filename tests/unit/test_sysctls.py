@@ -57,7 +57,7 @@ def test_accept_ra_goes_from_one_to_two_and_never_from_zero(tmp_path: Path) -> N
     plant(tmp_path, net__ipv6__conf__all__forwarding="1")
     plant(tmp_path, net__ipv6__conf__host0__accept_ra="0", net__ipv6__conf__router0__accept_ra="1")
     states, written = repair(tmp_path, wants)
-    assert written == ["net.ipv6.conf.router0.accept_ra"]
+    assert [(state.name, state.have, state.want) for state in written] == [("net.ipv6.conf.router0.accept_ra", "1", "2")]
     assert [state.have for state in states] == ["0", "2", "1"]
     assert all(state.ok and not state.error for state in states)
 
@@ -77,7 +77,7 @@ def test_only_what_is_wrong_is_written(tmp_path: Path) -> None:
     plant_all(tmp_path, wants, "1")
     (tmp_path / "net/ipv4/conf/eth0/forwarding").write_text("0\n")
     states, written = repair(tmp_path, wants)
-    assert written == ["net.ipv4.conf.eth0.forwarding"]
+    assert [state.name for state in written] == ["net.ipv4.conf.eth0.forwarding"]
     assert [state.have for state in states] == ["1", "1"]
 
 
@@ -94,7 +94,7 @@ def test_an_interface_with_a_dot_keeps_it(tmp_path: Path) -> None:
     plant_all(tmp_path, wants, "0")
     states, written = repair(tmp_path, wants)
     assert (tmp_path / "net/ipv4/conf/eth0.100/forwarding").read_text() == "1\n"
-    assert written == ["net.ipv4.ip_forward", "net/ipv4/conf/eth0.100/forwarding"]
+    assert [state.name for state in written] == ["net.ipv4.ip_forward", "net/ipv4/conf/eth0.100/forwarding"]
     assert states[1].name == "net/ipv4/conf/eth0.100/forwarding"
 
 

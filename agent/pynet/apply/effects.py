@@ -100,8 +100,8 @@ class Effects:
         )
         states, written = repair(Path(config.sysctls.root), wants)
         self.sysctls = tuple(states)
-        for name in written:
-            self._log.info("sysctl_written", name=name)
+        for before in written:
+            self._log.info("sysctl_written", name=before.name, was=before.have, value=before.want)
             if self._sysctls_checked:
                 self._counters.drifted("sysctl", time.monotonic() - began)
         self._sysctls_checked = True

@@ -92,13 +92,13 @@ def check(root: Path, wants: Sequence[Sysctl]) -> list[SysctlState]:
     return [_state(root, want) for want in wants]
 
 
-def repair(root: Path, wants: Sequence[Sysctl]) -> tuple[list[SysctlState], list[str]]:
-    """Write each setting that is wrong, and no other; returns how all are afterwards, and the names of those written.
+def repair(root: Path, wants: Sequence[Sysctl]) -> tuple[list[SysctlState], list[SysctlState]]:
+    """Write each setting that is wrong, and no other; returns how all are afterwards, and how those written were before.
 
     What cannot be written has its reason in ``error``. Raises nothing.
     """
     failures: dict[str, str] = {}
-    written: list[str] = []
+    written: list[SysctlState] = []
     for want in wants:
         # Read at its turn, not before: the write of a switch may have put the ones after it right.
         state = _state(root, want)
@@ -106,7 +106,7 @@ def repair(root: Path, wants: Sequence[Sysctl]) -> tuple[list[SysctlState], list
             continue
         try:
             _write(root / want.path, want.value)
-            written.append(want.name)
+            written.append(state)
         except OSError as problem:
             failures[want.name] = _why_not_written(root, want, problem)
     return [_with_failure(state, failures.get(state.name, "")) for state in check(root, wants)], written

@@ -144,13 +144,3 @@ def test_a_sysctl_that_is_written_is_told_with_what_it_was(made, tmp_path):
         effects.write_sysctls(SETTLED)
     told = {"event": "sysctl_written", "log_level": "info", "name": "net.ipv4.ip_forward", "was": "0", "value": "1"}
     assert told in said
-
-
-@pytest.mark.parametrize(
-    ("cni", "forgets"), [({}, True), ({"plugin": "ptp"}, False), ({"enabled": False}, False)], ids=["bridge", "ptp", "off"]
-)
-def test_neighbours_are_forgotten_at_a_bridge_of_ours_and_nowhere_else(made, cni, forgets):
-    asked = []
-    socket = SimpleNamespace(forget_neighbours=asked.append)
-    made(world(), socket=socket, cni={"bridgeName": "lo", **cni}).ports_left({1}, unsure=True)
-    assert asked == ([1] if forgets else [])

@@ -209,6 +209,19 @@ def test_on_a_host_without_iptables_rules_no_table_appears(keeper, netns) -> Non
         assert not forward.has_legacy_filter(6)
 
 
+def test_a_legacy_table_that_is_not_there_is_not_made_by_looking_for_it(keeper, netns) -> None:
+    for family in (4, 6):
+        Tables(netns, "nft", family)("-P", "FORWARD", "DROP")  # so that there is something to do in the other backend
+        Tables(netns, "legacy", family)("-t", "nat", "-S")
+    keeper.settle()
+    keeper.resync()
+    assert keeper.it.stop(5)
+    with netns.entered():
+        forward.remove()
+    for names in ("ip_tables_names", "ip6_tables_names"):
+        assert netns.run("cat", f"/proc/net/{names}").split() == ["nat"]
+
+
 @both_backends
 def test_always_keeps_the_chain_whatever_the_policy_and_first(tables, keeper) -> None:
     tables("-A", "FORWARD", "-j", "DROP")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from pynet.core.model import RTN_UNREACHABLE, UNREACHABLE_METRIC, HostAddress, Link, Operation, Prefix, Route
-from pynet.drivers import netlink, rtwire
+from pynet.drivers import netlink, nlsocket, rtwire
 from pynet.drivers.netlink import AddressEvent, LinkEvent, Monitor, Netconf, NetlinkError, Overrun, RouteEvent, RouteSocket
 
 OURS, STATIC = 110, 4
@@ -334,7 +334,7 @@ def test_exceptions_that_the_kernel_makes_of_routes_are_left_out(lan3, node, rso
 @contextlib.contextmanager
 def between_datagrams(monkeypatch, change):
     """Have ``change()`` done once, after the next datagram that the request socket reads. Yields the sizes of what was read."""
-    receive, sizes = netlink._receive, []
+    receive, sizes = nlsocket.receive, []
 
     def receive_and_change(opened, scratch, flags=0):
         buffer = receive(opened, scratch, flags)
@@ -345,7 +345,7 @@ def between_datagrams(monkeypatch, change):
         return buffer
 
     with monkeypatch.context() as patch:
-        patch.setattr(netlink, "_receive", receive_and_change)
+        patch.setattr(nlsocket, "receive", receive_and_change)
         yield sizes
 
 

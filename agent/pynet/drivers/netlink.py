@@ -14,17 +14,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, Self
 
 from pynet.core.model import Family, HostAddress, Link, Operation, Route, format_address
-from pynet.drivers import rtwire
+from pynet.drivers import nlsocket, rtwire
+from pynet.drivers.nlsocket import Overrun
 from pynet.drivers.rtwire import AddressEvent, Event, LinkEvent, Message, Netconf, NetlinkError, RouteEvent
 
 __all__ = ["AddressEvent", "Event", "LinkEvent", "Monitor", "Netconf", "NetlinkError", "Overrun", "RouteEvent", "RouteSocket"]
 
-_SOL_NETLINK, _ADD_MEMBERSHIP, _DROP_MEMBERSHIP, _CAP_ACK, _EXT_ACK, _GET_STRICT_CHK = 270, 1, 2, 10, 11, 12
-_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
+_CAP_ACK, _EXT_ACK, _GET_STRICT_CHK = 10, 11, 12
 _IPV6_ROUTE: Final = 11
 _GROUPS: Final = (1, 5, 7, 9, _IPV6_ROUTE, 24, 25)  # the others: LINK, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV4/6_NETCONF
-_DATAGRAM: Final = 65536  # the kernel makes none longer than 32 KiB
-_BUFFER: Final = 4 << 20
 _BATCH, _TRIES = 500, 8
 _SKIP_STATISTICS: Final = struct.pack("=HHI", 8, 29, 8)  # IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS: two thirds of a link
 _NO_WAY: Final = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL})
@@ -33,46 +31,6 @@ _REQUESTS: Final = {
     "replace": (rtwire.RTM_NEWROUTE, rtwire.NLM_F_CREATE | rtwire.NLM_F_REPLACE),
     "delete": (rtwire.RTM_DELROUTE, 0),
 }
-
-
-class Overrun(Exception):  # noqa: N818  the field's word for it
-    """Notifications were lost: look at everything again. The next ones come as usual."""
-
-
-def _open(receive_buffer: int) -> socket.socket:
-    opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
-    buffers = ((_SO_RCVBUFFORCE, socket.SO_RCVBUF, receive_buffer), (_SO_SNDBUFFORCE, socket.SO_SNDBUF, _BUFFER))
-    for force, plain, size in buffers:
-        try:
-            opened.setsockopt(socket.SOL_SOCKET, force, size)
-        except PermissionError:
-            opened.setsockopt(socket.SOL_SOCKET, plain, size)
-    opened.bind((0, 0))
-    return opened
-
-
-def _receive(opened: socket.socket, scratch: bytearray, flags: int = 0) -> bytes:
-    """One datagram of the kernel's, by way of ``scratch``: memory for the largest at each call costs more than the call."""
-    while True:
-        size, _, received, (sender, _) = opened.recvmsg_into([scratch], 0, flags)
-        if sender == 0:  # else another process, with CAP_NET_ADMIN, plays the kernel
-            if received & socket.MSG_TRUNC:
-                raise OSError(errno.EMSGSIZE, f"netlink message longer than {_DATAGRAM} bytes")
-            return bytes(memoryview(scratch)[:size])
-
-
-def _waiting(opened: socket.socket, scratch: bytearray) -> tuple[list[bytes], str]:
-    """Every datagram that waits, and in what way any was lost ("": none was)."""
-    buffers, lost = [], ""
-    while True:
-        try:
-            buffers.append(_receive(opened, scratch, socket.MSG_DONTWAIT))
-        except BlockingIOError:
-            return buffers, lost
-        except OSError as error:
-            if error.errno not in {errno.ENOBUFS, errno.EMSGSIZE}:
-                raise
-            lost = error.strerror or "lost"
 
 
 @contextlib.contextmanager
@@ -90,14 +48,14 @@ class RouteSocket:
     silent for ``timeout`` seconds, or sends what makes no sense.
     """
 
-    def __init__(self, *, receive_buffer: int = _BUFFER, timeout: float = 5.0) -> None:
-        self._socket = _open(receive_buffer)
+    def __init__(self, *, receive_buffer: int = nlsocket.BUFFER, timeout: float = 5.0) -> None:
+        self._socket = nlsocket.open_socket(socket.NETLINK_ROUTE, (), receive_buffer)
         for option in (_CAP_ACK, _EXT_ACK, _GET_STRICT_CHK):
-            self._socket.setsockopt(_SOL_NETLINK, option, 1)
+            self._socket.setsockopt(nlsocket.SOL_NETLINK, option, 1)
         timeval = struct.pack("@ll", int(timeout), int(timeout % 1 * 1e6))
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
-        self._watch = Monitor(groups=(), receive_buffer=_DATAGRAM)
-        self._scratch = bytearray(_DATAGRAM)
+        self._watch = Monitor(groups=(), receive_buffer=nlsocket.DATAGRAM)
+        self._scratch = bytearray(nlsocket.DATAGRAM)
         self._sequence = 0
         self.portid: int = self._socket.getsockname()[0]  # our name in notifications of what we did
 
@@ -205,14 +163,14 @@ class RouteSocket:
     def _send(self, data: bytes, doing: str) -> None:
         with _explained(doing):
             # What an earlier request left: a dump that was given up goes on in the kernel, and bars the next, until it is read.
-            _waiting(self._socket, self._scratch)
+            nlsocket.waiting(self._socket, self._scratch)
             self._socket.send(data)
 
     def _answers(self, first: int, count: int, doing: str) -> Iterator[tuple[bytes, Message]]:
         """What the kernel says to the ``count`` requests from number ``first``; the caller knows when it is enough."""
         while True:
             with _explained(doing):
-                buffer = _receive(self._socket, self._scratch)
+                buffer = nlsocket.receive(self._socket, self._scratch)
             for message in rtwire.messages(buffer):
                 if message[3] == self.portid and 0 <= message[2] - first < count:
                     yield buffer, message
@@ -260,10 +218,9 @@ class Monitor:
     The default buffer holds what 5,000 peers in both families give in one pass three times over; it costs nothing while empty.
     """
 
-    def __init__(self, *, groups: Iterable[int] = _GROUPS, receive_buffer: int = 4 * _BUFFER) -> None:
-        self._socket = _open(receive_buffer)
-        self._scratch = bytearray(_DATAGRAM)
-        self.listen(groups)
+    def __init__(self, *, groups: Iterable[int] = _GROUPS, receive_buffer: int = 4 * nlsocket.BUFFER) -> None:
+        self._socket = nlsocket.open_socket(socket.NETLINK_ROUTE, groups, receive_buffer)
+        self._scratch = bytearray(nlsocket.DATAGRAM)
 
     def __enter__(self) -> Self:
         return self
@@ -281,8 +238,7 @@ class Monitor:
 
     def listen(self, groups: Iterable[int], *, on: bool = True) -> None:
         """Join or leave groups of notifications, by number."""
-        for group in groups:
-            self._socket.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP if on else _DROP_MEMBERSHIP, group)
+        nlsocket.listen(self._socket, groups, on=on)
 
     def read(self, *, but_routes_of: int = 0) -> list[Event]:
         """The notifications that wait, oldest first; none if there are none. Raises Overrun if any was lost or makes no sense.
@@ -292,7 +248,7 @@ class Monitor:
         is thrown away first.
         """
         with _explained("read notifications"):
-            buffers, lost = _waiting(self._socket, self._scratch)
+            buffers, lost = nlsocket.waiting(self._socket, self._scratch)
         if lost:
             raise Overrun(lost)
         try:

@@ -1,18 +1,21 @@
 """The kernel's side of nftables, read only: what is committed (NFNLGRP_NFTABLES), the generation, the chains.
 
-Numbers are those of linux/netfilter/nf_tables.h and nfnetlink.h.
+Numbers are those of linux/netfilter/nf_tables.h and nfnetlink.h. A message begins as rtnetlink's do, with the header that
+`rtwire.messages` walks over; then the address family and three bytes that say nothing here.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import socket
 import struct
 import threading
 from collections import deque
-from collections.abc import Iterator
 from typing import Final, NamedTuple
+
+from pynet.drivers import rtwire
+from pynet.drivers.nlsocket import BUFFER, DATAGRAM, Overrun, open_socket, receive, waiting
+from pynet.drivers.rtwire import Message, messages
 
 INET: Final = "inet"
 IPV4: Final = "ip"
@@ -21,18 +24,9 @@ _FAMILIES: Final = {1: INET, 2: IPV4, 10: IPV6}
 
 _NETLINK_NETFILTER: Final = 12
 _NFNLGRP_NFTABLES: Final = 7
-_SOL_NETLINK: Final = 270
-_ADD_MEMBERSHIP: Final = 1
-_SO_RCVBUFFORCE: Final = 33
-_RECEIVE_BUFFER: Final = 4 << 20
+_RECEIVE_BUFFER: Final = BUFFER
 
-_HEADER: Final = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port id
 _ATTRIBUTE: Final = struct.Struct("=HH")
-_NLMSG_ERROR: Final = 2
-_NLMSG_DONE: Final = 3
-_NLM_F_REQUEST: Final = 1
-_NLM_F_DUMP_INTR: Final = 0x10
-_NLM_F_DUMP: Final = 0x300
 _SUBSYSTEM: Final = 10 << 8
 _NEWGEN: Final = 15
 _GETGEN: Final = 16
@@ -56,10 +50,6 @@ _MESSAGES: Final = {
     22: ("flowtable", False, 2),
     24: ("flowtable", True, 2),
 }
-
-
-class Overrun(Exception):  # noqa: N818  it is no error of ours: the kernel dropped events
-    """ENOBUFS: events were lost. Reading goes on afterwards."""
 
 
 class TableChange(NamedTuple):
@@ -128,75 +118,60 @@ class Chain(NamedTuple):
 
 def generation() -> int:
     """The generation of the rules in this network namespace: it changes with every transaction. Raises OSError."""
-    for data in _ask(_GETGEN, 0):
-        return int.from_bytes(_attributes(data, 20, len(data))[1], "big")
+    for data, message in _ask(_GETGEN, 0):
+        return int.from_bytes(_values(data, message)[1], "big")
     raise OSError(errno.EIO, "asking for nftables' generation: no answer")
 
 
 def list_chains() -> list[Chain]:
     """Every chain of the families ip, ip6 and inet in this network namespace. Raises OSError."""
     chains: list[Chain] = []
-    for data in _ask(_GETCHAIN, _NLM_F_DUMP):
-        if _HEADER.unpack_from(data)[1] != _SUBSYSTEM | _NEWCHAIN or data[16] not in _FAMILIES:
+    for data, message in _ask(_GETCHAIN, rtwire.NLM_F_DUMP):
+        family = _FAMILIES.get(data[message[4]])
+        if message[0] != _SUBSYSTEM | _NEWCHAIN or family is None:
             continue
-        values = _attributes(data, 20, len(data))
+        values = _values(data, message)
         hook = _attributes(values[4], 0, len(values[4])) if 4 in values else {}
         forward = int.from_bytes(hook.get(1, b""), "big") == _HOOK_FORWARD
         drops = 5 in values and not any(values[5])
-        chains.append(Chain(_FAMILIES[data[16]], _text(values[1]), _text(values[3]), forward, drops))
+        chains.append(Chain(family, _text(values[1]), _text(values[3]), forward, drops))
     return chains
 
 
-def _ask(kind: int, flags: int) -> Iterator[bytes]:
-    """The messages that answer a question; asked again if the rules changed meanwhile. Raises OSError."""
+def _ask(kind: int, flags: int) -> list[tuple[bytes, Message]]:
+    """The messages that answer a question, each with the datagram it is in. Asked again if the rules changed meanwhile.
+
+    Raises OSError.
+    """
+    scratch = bytearray(DATAGRAM)
     for _ in range(10):
-        answers, interrupted = [], False
-        with _socket() as asking:
+        answers, interrupted, done = [], False, False
+        with open_socket(_NETLINK_NETFILTER) as asking:
             asking.settimeout(2.0)
-            asking.send(_HEADER.pack(20, _SUBSYSTEM | kind, _NLM_F_REQUEST | flags, 1, 0) + bytes(4))
-            done = False
+            asking.send(rtwire.encode_message(_SUBSYSTEM | kind, flags, 1, bytes(4)))
             while not done:
-                for code, answer in _messages(asking.recv(1 << 16)):
-                    interrupted = interrupted or bool(_HEADER.unpack_from(answer)[2] & _NLM_F_DUMP_INTR)
-                    if code == _NLMSG_ERROR:
-                        number = -struct.unpack_from("=i", answer, 16)[0]
+                data = receive(asking, scratch)
+                for message in messages(data):
+                    interrupted = interrupted or bool(message[1] & rtwire.NLM_F_DUMP_INTR)
+                    if message[0] == rtwire.NLMSG_ERROR:
+                        number, _ = rtwire.decode_error(data, message)
                         if number != errno.EINTR:
                             raise OSError(number, f"asking for nftables' state: {os.strerror(number)}")
                         interrupted = True
-                    elif code != _NLMSG_DONE:
-                        answers.append(answer)
-                    done = done or code in (_NLMSG_ERROR, _NLMSG_DONE) or not flags
+                    elif message[0] != rtwire.NLMSG_DONE:
+                        answers.append((data, message))
+                    done = done or message[0] in (rtwire.NLMSG_ERROR, rtwire.NLMSG_DONE) or not flags
         if not interrupted:
-            return iter(answers)
+            return answers
     raise OSError(errno.EINTR, "asking for nftables' state: it changes all the time")
-
-
-def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """The messages of a datagram, each with its type."""
-    offset = 0
-    while offset + 16 <= len(data):
-        length, kind = _HEADER.unpack_from(data, offset)[:2]
-        if length < 16:
-            return
-        yield kind, data[offset : offset + length]
-        offset += (length + 3) & ~3
 
 
 class Monitor:
     """Receives what is committed to nftables in the network namespace of the thread that makes it. Raises OSError."""
 
     def __init__(self) -> None:
-        self._socket = _socket()
-        try:
-            try:
-                self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
-            except PermissionError:  # without NET_ADMIN: as much as the host allows
-                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
-            self._socket.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, _NFNLGRP_NFTABLES)
-            self._socket.setblocking(False)
-        except OSError:
-            self._socket.close()
-            raise
+        self._socket = open_socket(_NETLINK_NETFILTER, (_NFNLGRP_NFTABLES,), _RECEIVE_BUFFER)
+        self._scratch = bytearray(DATAGRAM)
 
     def fileno(self) -> int:
         """For poll."""
@@ -211,44 +186,39 @@ class Monitor:
 
         Raises Overrun if events were lost, OSError if the socket fails.
         """
+        buffers, lost = waiting(self._socket, self._scratch)
+        if lost:
+            raise Overrun(lost)
         found: list[TableChange | Committed] = []
         names = [name.encode() + b"\0" for _, name in tables]
-        while True:
-            try:
-                data = self._socket.recv(1 << 16)
-            except BlockingIOError:
-                return found
-            except OSError as error:
-                if error.errno == errno.ENOBUFS:
-                    raise Overrun from None
-                raise
+        for data in buffers:
+            kind, _, _, portid, *_ = next(messages(data))
             # A transaction of thousands of elements that are not ours costs no more than this search.
-            wanted = any(name in data for name in names) and _HEADER.unpack_from(data)[4] not in own
-            if wanted or _HEADER.unpack_from(data)[1] == _SUBSYSTEM | _NEWGEN:
+            if kind == _SUBSYSTEM | _NEWGEN or (portid not in own and any(name in data for name in names)):
                 found += _decode(data, tables)
-
-
-def _socket() -> socket.socket:
-    made = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
-    made.bind((0, 0))
-    return made
+        return found
 
 
 def _decode(data: bytes, tables: frozenset[tuple[str, str]]) -> list[TableChange | Committed]:
     """The messages of one datagram; all are of one transaction."""
     found: list[TableChange | Committed] = []
-    for kind, message in _messages(data):
-        portid = _HEADER.unpack_from(message)[4]
-        values = _attributes(message, 20, len(message))
+    for message in messages(data):
+        kind, _, _, portid, at, _ = message
+        values = _values(data, message)
         if kind == _SUBSYSTEM | _NEWGEN:
             process = int.from_bytes(values.get(2, b""), "big")
             found.append(Committed(int.from_bytes(values[1], "big"), process, _text(values.get(3, b"")), portid))
         elif kind & ~0xFF == _SUBSYSTEM and kind & 0xFF in _MESSAGES:
             what, gone, naming = _MESSAGES[kind & 0xFF]
-            family, table = _FAMILIES.get(message[16], ""), _text(values.get(1, b""))
+            family, table = _FAMILIES.get(data[at], ""), _text(values.get(1, b""))
             if (family, table) in tables:
                 found.append(TableChange(family, table, what, _text(values.get(naming, b"")), gone, portid))
     return found
+
+
+def _values(data: bytes, message: Message) -> dict[int, bytes]:
+    """The attributes of a message, by type."""
+    return _attributes(data, message[4] + 4, message[5])
 
 
 def _attributes(data: bytes, offset: int, end: int) -> dict[int, bytes]:

@@ -45,7 +45,7 @@ class Keeper:
 
     def settle(self, state: ForwardState = STATE) -> None:
         self.submit(state)
-        until(lambda: self.it.ready_for(state), f"applied ({self.it.error})")
+        until(lambda: self.it._applier.settled(state), f"applied ({self.it.error})")
         assert self.it.ok
 
     def resync(self) -> None:
@@ -397,7 +397,7 @@ def test_legacy_without_the_lock_file_says_what_is_needed(netns, keeper, monkeyp
     )
     assert Tables(netns, "nft", 6).right()  # one backend that fails does not stop the others
     monkeypatch.undo()
-    until(lambda: keeper.it.ready_for(STATE), "allowed")
+    until(lambda: keeper.it._applier.settled(STATE), "allowed")
     assert Tables(netns, "legacy", 4).right()
 
 

@@ -55,7 +55,7 @@ class Keeper:
 
     def settle(self, ruleset: Ruleset = RULES) -> None:
         self.submit(ruleset)
-        until(lambda: self.it.ready_for(ruleset), f"rules applied (error: {self.it.error})")
+        until(lambda: self.it._applier.settled(ruleset), f"rules applied (error: {self.it.error})")
         assert self.it.ok
 
     def in_kernel(self) -> Any:
@@ -67,7 +67,7 @@ class Keeper:
         """Wait for one repair; returns its seconds as told."""
         kind, seconds = self.drifts.get(timeout=within)
         assert kind == "masquerade"
-        until(lambda: self.it.ready_for(ruleset), "settled after the repair")
+        until(lambda: self.it._applier.settled(ruleset), "settled after the repair")
         assert self.in_kernel() == render(ruleset)
         return seconds
 
@@ -285,7 +285,7 @@ def test_restart_makes_no_transaction(netns) -> None:
     with keeper_in(netns) as second:
         second.settle(many)
         second.it.resync()
-        until(lambda: second.it.ready_for(many), "resync")
+        until(lambda: second.it._applier.settled(many), "resync")
     assert announced.since_last_look() == []
 
 
@@ -309,7 +309,7 @@ def test_changes_of_elements_do_not_replace_the_table_and_are_gathered(keeper, n
         nodes.append(parse_address(f"192.0.2.{n}"))
         last = Ruleset(RULES.own, RULES.pods, tuple(nodes), RULES.except_)
         keeper.submit(last)
-    until(lambda: keeper.it.ready_for(last), "all of them")
+    until(lambda: keeper.it._applier.settled(last), "all of them")
     assert keeper.in_kernel() == render(last)
     changes = announced.since_last_look()
     assert sum(line.startswith("add element") for line in changes) == len(changes) >= 1
@@ -402,7 +402,7 @@ def test_our_own_transactions_are_not_drift(keeper) -> None:
     for n in range(20):
         keeper.settle(Ruleset(RULES.own, RULES.pods, RULES.nodes[: n % 3], RULES.except_, random_fully=n % 5 != 0))
     assert keeper.drifts.empty()
-    assert len(keeper.it._own._portids) <= 1  # the last one's end may be on its way
+    assert len(keeper.it._watch.own._portids) <= 1  # the last one's end may be on its way
 
 
 def test_what_the_monitor_missed_is_found_by_a_resync(keeper, netns) -> None:
@@ -513,7 +513,7 @@ def test_a_fight_is_not_fought_at_full_speed_and_is_told(keeper, netns) -> None:
     for _ in range(20):
         netns.run("nft", "flush", "ruleset")
     assert keeper.drifts.qsize() <= repairs + 2
-    until(lambda: keeper.it.ready_for(RULES), "peace", seconds=10)
+    until(lambda: keeper.it._applier.settled(RULES), "peace", seconds=10)
     assert keeper.in_kernel() == render(RULES)
 
 
@@ -526,7 +526,7 @@ def test_without_nft_the_reason_is_one_line_and_it_is_tried_again(keeper, monkey
     assert keeper.results.get(timeout=5) == ("masquerade", "nft: not installed: install the package nftables")
     assert not keeper.it.ok
     monkeypatch.undo()
-    until(lambda: keeper.it.ready_for(RULES), "nft found")
+    until(lambda: keeper.it._applier.settled(RULES), "nft found")
 
 
 def test_a_resync_that_fails_is_made_up_for(keeper, netns, monkeypatch) -> None:
@@ -611,7 +611,7 @@ def test_a_listing_in_other_words_is_learned_not_fought(keeper, netns, monkeypat
     netns.run("nft", "add", "table", "ip", "theirs")
     announced = Transactions(netns)
     keeper.it.resync()
-    until(lambda: keeper.it.ready_for(RULES), "resync")
+    until(lambda: keeper.it._applier.settled(RULES), "resync")
     assert announced.since_last_look() == []
     netns.run("nft", "flush", "chain", "inet", "pynet", "egress-4")
     monkeypatch.undo()

@@ -7,19 +7,18 @@ or goes to a pod of its own. Replies are covered too, since each direction is ac
 from __future__ import annotations
 
 import math
-import threading
 import time
 from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
 from pynet.apply.applier import Applier
-from pynet.apply.tablewatch import TableWatch
+from pynet.apply.tablewatch import Drift, TableWatch
 from pynet.core.fights import Fights
 from pynet.core.model import FAMILIES, Family, Prefix
 from pynet.drivers.command import CommandError
 from pynet.drivers.iptables import Backend, has_legacy_filter, list_rules, restore
-from pynet.drivers.nfnetlink import Chain, OwnTransactions, TableChange, list_chains
+from pynet.drivers.nfnetlink import Chain, TableChange, list_chains
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -108,10 +107,7 @@ class Forward:
         self._on_drift = on_drift
         self._log = log
         self._applier = Applier(KIND, self._converge, on_result=on_result)
-        self._own = OwnTransactions()
-        self._watch = TableWatch(_TABLES, self._own, self._changed, self._lost, _concerns)
-        self._lock = threading.Lock()
-        self._event: tuple[str, float] | None = None  # who changed FORWARD or our chain, and when
+        self._watch = TableWatch(KIND, _TABLES, lambda: self._applier.retry(_GAP), log, _concerns)
         # The applier's thread only: what we last found or put right, for which state; who keeps undoing it.
         self._right: dict[Backend, ForwardState] = {}
         self._fights = Fights()
@@ -134,37 +130,23 @@ class Forward:
         """Look at the rules, and mend them. Returns at once."""
         self._applier.retry()
 
-    def ready_for(self, state: ForwardState) -> bool:
-        """Whether ``state`` was the last one submitted, and holds."""
-        return self._applier.settled(state)
-
     def stop(self, timeout: float = 1.0) -> bool:
         """End both threads and leave the rules in place; True if they ended within ``timeout`` seconds."""
         deadline = time.monotonic() + timeout
         ended = self._applier.stop(timeout)
         return self._watch.stop(max(0.0, deadline - time.monotonic())) and ended
 
-    def _changed(self, _changes: list[TableChange], who: str) -> None:
-        with self._lock:
-            self._event = self._event or (who, time.monotonic())
-        self._applier.retry(_GAP)
-
-    def _lost(self, why: str) -> None:
-        self._log.warning("forward_events_lost", reason=why)
-        self._applier.retry(_GAP)
-
     def _converge(self, state: ForwardState) -> None:
         """Make all backends be as ``state`` says; one that fails does not stop the others. Raises ForwardError, OSError."""
         if state.mode != "never":
-            self._start_watch()
-        with self._lock:
-            event, self._event = self._event, None
+            self._watch.start()
+        drift = self._watch.take()[0] or Drift("", "somebody unseen", time.monotonic())
         chains = list_chains()
         self._report(native_drops(chains) if state.mode != "never" else [])
         errors: list[str] = []
         for backend in backends(chains):
             try:
-                self._keep(backend, state, chains, event or ("somebody unseen", time.monotonic()))
+                self._keep(backend, state, chains, drift)
             except CommandError as error:
                 self._right.pop(backend, None)
                 if state.mode != "never":  # then it is not worth an alarm
@@ -174,7 +156,7 @@ class Forward:
         if errors:
             raise ForwardError("; ".join(errors))
 
-    def _keep(self, backend: Backend, state: ForwardState, chains: list[Chain], event: tuple[str, float]) -> None:
+    def _keep(self, backend: Backend, state: ForwardState, chains: list[Chain], drift: Drift) -> None:
         """Make one backend be as ``state`` says. Raises CommandError; ForwardError while a fight's pause lasts."""
         forward, chain = _listed(backend, chains)
         accepts = state.mode == "always" or (state.mode == "auto" and _drops(forward))
@@ -183,23 +165,17 @@ class Forward:
         if lines:
             now = time.monotonic()
             if until := self._fights.not_before(backend, now):
-                raise ForwardError(f"{backend}: {event[0]} keeps undoing {CHAIN}: left alone for {math.ceil(until - now)} s")
-            restore(backend, lines, self._own.started if backend.kind == "nft" else None)
+                raise ForwardError(f"{backend}: {drift.who} keeps undoing {CHAIN}: left alone for {math.ceil(until - now)} s")
+            restore(backend, lines, self._watch.own.started if backend.kind == "nft" else None)
             self._log.info("forward_rules_written", backend=str(backend), lines=lines)
             if self._right.get(backend) == state and wanted:
                 self._fights.repaired(backend, time.monotonic())
-                self._on_drift(KIND, time.monotonic() - event[1])
-                self._log.warning("forward_repaired", backend=str(backend), by=event[0])
+                self._on_drift(KIND, time.monotonic() - drift.since)
+                self._log.warning("forward_repaired", backend=str(backend), by=drift.who)
         if wanted:
             self._right[backend] = state
         else:
             self._right.pop(backend, None)
-
-    def _start_watch(self) -> None:
-        try:
-            self._watch.start()
-        except OSError as error:  # the resync repairs too, if later
-            self._log.warning("forward_watch_failed", reason=error.strerror)
 
     def _report(self, drops: list[str]) -> None:
         if self.reported != tuple(drops):

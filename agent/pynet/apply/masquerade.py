@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-import threading
 import time
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from pynet.apply.applier import Applier
 from pynet.apply.ruleset import FAMILY, NAME, Ruleset, Table, difference, is_whole, parse, plan, render, replacement
-from pynet.apply.tablewatch import TableWatch
+from pynet.apply.tablewatch import Drift, TableWatch
 from pynet.core.fights import Fights
 from pynet.drivers.command import CommandError, MissingError
-from pynet.drivers.nfnetlink import OwnTransactions, TableChange, generation, list_chains
+from pynet.drivers.nfnetlink import generation, list_chains
 from pynet.drivers.nftables import Command, list_table, transact
 
 if TYPE_CHECKING:
@@ -26,12 +25,6 @@ _DEBOUNCE: Final = 0.05  # seconds
 
 class ContestedError(Exception):
     """Somebody keeps undoing what we put right; we leave it alone for a while."""
-
-
-class _Drift(NamedTuple):
-    what: str
-    who: str
-    since: float
 
 
 class Masquerade:
@@ -49,12 +42,8 @@ class Masquerade:
     ) -> None:
         self._on_drift = on_drift
         self._log = log
-        self._own = OwnTransactions()
         self._applier = Applier(KIND, self._converge, on_result=on_result, debounce=_DEBOUNCE)
-        self._watch = TableWatch(frozenset({(FAMILY, NAME)}), self._own, self._changed, self._lost)
-        self._lock = threading.Lock()
-        self._drift: _Drift | None = None  # what somebody else did, not yet repaired
-        self._doubt = ""  # why the kernel may hold something else than we think
+        self._watch = TableWatch(KIND, frozenset({(FAMILY, NAME)}), self._applier.retry, log)
         # From here on: the applier's thread only.
         self._fights = Fights()
         self._rendered: tuple[Ruleset, Table | None] | None = None
@@ -79,11 +68,7 @@ class Masquerade:
 
     def resync(self) -> None:
         """Compare the kernel's table with what it should be, and mend it. Returns at once."""
-        self._suspect("resync")
-
-    def ready_for(self, ruleset: Ruleset) -> bool:
-        """Whether ``ruleset`` was the last one submitted, and the kernel holds it."""
-        return self._applier.settled(ruleset)
+        self._watch.suspect("resync")
 
     def stop(self, timeout: float = 1.0) -> bool:
         """End both threads and leave the table in place; True if they ended within ``timeout`` seconds."""
@@ -91,45 +76,23 @@ class Masquerade:
         ended = self._applier.stop(timeout)
         return self._watch.stop(max(0.0, deadline - time.monotonic())) and ended
 
-    def _changed(self, changes: list[TableChange], who: str) -> None:
-        """Called by the watch: somebody else changed our table."""
-        with self._lock:
-            if self._drift is not None:
-                return  # about to be repaired, or in a fight's pause
-            self._drift = _Drift(", ".join(dict.fromkeys(map(str, changes[:3]))), who, time.monotonic())
-        self._applier.retry()
-
-    def _lost(self, why: str) -> None:
-        """Called by the watch: something may have happened."""
-        self._log.warning("masquerade_events_lost", reason=why)
-        self._suspect(why)
-
-    def _suspect(self, why: str) -> None:
-        with self._lock:
-            self._doubt = self._doubt or why
-        self._applier.retry()
-
     def _converge(self, ruleset: Ruleset) -> None:
         """Make the kernel hold the table for ``ruleset``. Raises CommandError, OSError, ContestedError."""
         if self._rendered is None or self._rendered[0] is not ruleset:
             self._rendered = ruleset, render(ruleset)
         wanted = self._rendered[1]
         if wanted is not None:
-            self._start_watch()
-        with self._lock:
-            drift, self._drift = self._drift, None
-            doubt, self._doubt = self._doubt, ""
+            self._watch.start()
+        drift, doubt = self._watch.take()
         try:
             self._mend(wanted, drift, doubt)
         except Exception as error:
             if wanted is None and isinstance(error, MissingError):
                 return  # masquerading is off, and there is no nft that could have made a table
-            with self._lock:
-                self._drift = self._drift or drift
-                self._doubt = self._doubt or doubt
+            self._watch.give_back(drift, doubt)
             raise
 
-    def _mend(self, wanted: Table | None, drift: _Drift | None, doubt: str) -> None:
+    def _mend(self, wanted: Table | None, drift: Drift | None, doubt: str) -> None:
         self._hold_back(drift)
         if drift is None:
             drift = self._look(doubt)
@@ -141,13 +104,7 @@ class Masquerade:
         if generation_of_ours:
             self._confirm(generation_of_ours)
 
-    def _start_watch(self) -> None:
-        try:
-            self._watch.start()
-        except OSError as error:  # the resync repairs too, if later
-            self._log.warning("masquerade_watch_failed", reason=error.strerror)
-
-    def _hold_back(self, drift: _Drift | None) -> None:
+    def _hold_back(self, drift: Drift | None) -> None:
         """Raises ContestedError while a fight's pause lasts."""
         now = time.monotonic()
         if until := self._fights.not_before(KIND, now):
@@ -155,13 +112,13 @@ class Masquerade:
             pause = math.ceil(until - now)
             raise ContestedError(f"somebody keeps changing table {FAMILY} {NAME}{last}: left alone for {pause} s")
 
-    def _repaired(self, drift: _Drift) -> None:
+    def _repaired(self, drift: Drift) -> None:
         now = time.monotonic()
         self._fights.repaired(KIND, now)
         self._log.warning("masquerade_repaired", change=drift.what, by=drift.who, seconds=round(now - drift.since, 4))
         self._on_drift(KIND, now - drift.since)
 
-    def _look(self, doubt: str) -> _Drift | None:
+    def _look(self, doubt: str) -> Drift | None:
         """Find out what the kernel holds, unless we know. Returns what somebody did to it while we thought that we knew.
 
         A doubt costs one system call while no transaction of anybody came after the last comparison.
@@ -173,7 +130,7 @@ class Masquerade:
         self._held = self._read()
         self._known = True
         if known and (what := difference(self._held, expected)):
-            return _Drift(what, f"somebody unseen ({doubt})", began)
+            return Drift(what, f"somebody unseen ({doubt})", began)
         return None
 
     def _read(self) -> Table | None:
@@ -197,14 +154,14 @@ class Masquerade:
         self._known = False
         before = generation()
         try:
-            transact(commands, self._own)
+            transact(commands, self._watch.own)
         except CommandError as error:
             if is_whole(commands):
                 raise
             self._log.warning("masquerade_update_refused", error=str(error))
             commands = replacement(wanted)
             before = generation()
-            transact(commands, self._own)
+            transact(commands, self._watch.own)
         self._held, self._known = wanted, True
         if is_whole(commands):
             self._log.info("masquerade_replaced", table=f"{FAMILY} {NAME}")

@@ -257,10 +257,21 @@ def test_node_too_large_is_refused_said_and_hurts_nobody(fake):
         assert watcher.names == {"own", "a", "b"}
         assert watcher.inbox.refused >= 1
         assert watcher.events("node_refused")
+        assert all("bytes, more than" in why for why in watcher.inbox.unreadable.values())
         fake.put(peer("large", annotations={"large": "x" * (17 << 20)}))
         fake.put(peer("c"))
         until(lambda: "c" in watcher.names, "the event behind it")
+        assert watcher.inbox.unreadable
         assert watcher.restarts == []
+
+
+def test_node_that_can_be_read_again_is_no_longer_called_unreadable(binary):
+    binary.put(peer("large", annotations={"large": "x" * (17 << 20)}))
+    with Watcher(binary).connected() as watcher:
+        assert list(watcher.inbox.unreadable) == ["large"]
+        binary.put(peer("large"))
+        until(lambda: "large" in watcher.names, "the event")
+        assert watcher.inbox.unreadable == {}
 
 
 def test_known_node_that_grows_too_large_keeps_its_facts(binary):

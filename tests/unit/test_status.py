@@ -134,6 +134,17 @@ def test_one_bad_node_blocks_no_rollout_but_is_remarked(state):
     assert verdict.remarks == (f"2 peers in state {state}",)
 
 
+def test_nodes_that_cannot_be_read_are_remarked_a_few_by_name():
+    verdict = judge(api(unreadable={"large": "20000000 bytes, more than 16777216", "": "no name"}))
+    assert verdict.ready
+    [remark] = verdict.remarks
+    assert remark.startswith("2 Nodes cannot be read, what was known of them stays: large (20000000 bytes, more than 16777216)")
+    assert remark.endswith("; one whose name is unknown (no name)")
+    [remark] = judge(api(unreadable={f"n{i}": "x" for i in range(5000)})).remarks
+    assert remark.startswith("5000 Nodes cannot be read")
+    assert remark.endswith("n2 (x); and 4997 more")
+
+
 def test_ignored_peers_are_nothing_to_speak_of():
     assert judge(GOOD, {(4, "ignored"): 3, (4, "conflict"): 0}) == (True, (), ())
 

@@ -185,6 +185,7 @@ class NodeWatch(threading.Thread):
         started = time.monotonic()
         listing = self._nodes.list("" if self._quorum else self._mirror.high)
         fresh = self._mirror.replace(listing.nodes, listing.refused, listing.version, quorum=listing.quorum)
+        self._inbox.unreadable = dict(listing.refused)
         for name, why in listing.refused:
             self._refuse(name, why)
         readable = all(each.name or each.why == NO_NAME for each in listing.refused)
@@ -230,6 +231,8 @@ class NodeWatch(threading.Thread):
         if event.status is not None:
             self._take_status(event)
             return
+        if event.facts is not None and event.facts.name in self._inbox.unreadable:
+            self._inbox.unreadable = {name: why for name, why in self._inbox.unreadable.items() if name != event.facts.name}
         change = self._mirror.take(event, received)
         self._mirror.advance(event.version)
         if change is not None and event.facts is not None:
@@ -241,6 +244,7 @@ class NodeWatch(threading.Thread):
             return
         if event.kind == "REFUSED":
             self._refuse("", status.message)
+            self._inbox.unreadable = {**self._inbox.unreadable, "": status.message}
         else:
             raise ApiError(status.code or 500, status.message or status.reason, retry_after=status.retry_after)
 

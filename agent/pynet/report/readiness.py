@@ -20,6 +20,8 @@ REFUSED_SECONDS: Final = 60.0
 TICK_SECONDS: Final = 30.0
 """A loop that has not ticked for longer hangs."""
 
+_EXAMPLES: Final = 3
+
 
 class Readiness(NamedTuple):
     """``reasons`` say why not, one line each; ``remarks`` what to know in any case."""
@@ -97,12 +99,22 @@ def _rest(status: Status) -> Iterator[str]:
     yield from status.problems
 
 
+def _unreadable(nodes: Mapping[str, str]) -> Iterator[str]:
+    """No metric says this: a Node of that kind is no peer in any state."""
+    if not nodes:
+        return
+    few = "; ".join(f"{name or 'one whose name is unknown'} ({why})" for name, why in list(nodes.items())[:_EXAMPLES])
+    more = f"; and {len(nodes) - _EXAMPLES} more" if len(nodes) > _EXAMPLES else ""
+    yield f"{len(nodes)} {'Node' if len(nodes) == 1 else 'Nodes'} cannot be read, what was known of them stays: {few}{more}"
+
+
 def _remarks(status: Status, counts: Mapping[tuple[Family, str], int]) -> Iterator[str]:
     api = status.api
     if api.source == "snapshot":
         yield f"routes come from the last-good snapshot; the API server has not been reached: {api.error or 'no answer yet'}"
     elif api.source == "api" and not api.connected:
         yield f"the API server is not connected, routes stay as they are: {api.error or 'no words'}"
+    yield from _unreadable(api.unreadable)
     if status.node.pod_cidrs:
         yield from (f"a podCIDR of our own Node is not used: {why}" for why in status.node.refused)
     if status.held is not None:

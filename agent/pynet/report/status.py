@@ -45,7 +45,8 @@ class ApiStatus(msgspec.Struct, frozen=True, rename="camel"):
     """The API server, and what we have of it.
 
     ``last_contact``, ``snapshot_time`` and ``unauthorized_since`` (it answers 401 or 403 since then) are epoch seconds, 0 for
-    never; ``source`` says where the Nodes come from; ``complete``: a complete list has been seen since the start.
+    never; ``source`` says where the Nodes come from; ``complete``: a complete list has been seen since the start;
+    ``unreadable``: the Nodes that are too large or malformed, with why ("" for a name that could not be read either).
     """
 
     server: str = ""
@@ -56,6 +57,7 @@ class ApiStatus(msgspec.Struct, frozen=True, rename="camel"):
     complete: bool = False
     source: Literal["none", "snapshot", "api"] = "none"
     snapshot_time: float = 0.0
+    unreadable: dict[str, str] = {}
 
 
 class SysctlStatus(msgspec.Struct, frozen=True):

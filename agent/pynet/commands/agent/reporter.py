@@ -197,6 +197,7 @@ class Reporter:
             complete=loop.facts.complete,
             source=loop.facts.source,
             snapshot_time=self.snapshot_time,
+            unreadable=inbox.unreadable,
         )
 
     def _problems(self) -> Iterable[str]:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import queue
 import sys
 import time
 from typing import TYPE_CHECKING
 
 import pytest
-import structlog
 from pynet.apply import forward
 from pynet.apply.forward import CHAIN, Forward, ForwardState, rules
 from pynet.core.addresses import parse_prefix
 from pynet.drivers import command
 
+from tests.kernel.keeper import Keeper
 from tests.support.netns import CommandError, Namespace
 from tests.support.transactions import Transactions
 from tests.support.waiting import until
@@ -28,38 +27,8 @@ BACKENDS = [("nft", 4), ("nft", 6), ("legacy", 4), ("legacy", 6)]
 both_backends = pytest.mark.parametrize(("kind", "family"), BACKENDS, ids=str)
 
 
-class Keeper:
-    """A Forward in a namespace, and what it told."""
-
-    def __init__(self, netns: Namespace) -> None:
-        self.netns = netns
-        self.results: queue.Queue[tuple[str, str]] = queue.Queue()
-        self.drifts: queue.Queue[tuple[str, float]] = queue.Queue()
-        self.it = Forward(
-            lambda *result: self.results.put(result), lambda *drift: self.drifts.put(drift), structlog.get_logger()
-        )
-
-    def submit(self, state: ForwardState = STATE) -> None:
-        with self.netns.entered():
-            self.it.submit(state)
-
-    def settle(self, state: ForwardState = STATE) -> None:
-        self.submit(state)
-        until(lambda: self.it._applier.settled(state), f"applied ({self.it.error})")
-        assert self.it.ok
-
-    def resync(self) -> None:
-        self.it.resync()
-        until(self.it._applier.idle, "resync")
-
-
-@contextlib.contextmanager
-def keeper_in(netns: Namespace) -> Iterator[Keeper]:
-    made = Keeper(netns)
-    try:
-        yield made
-    finally:
-        assert made.it.stop(15)
+def keeper_in(netns: Namespace) -> Keeper:
+    return Keeper(Forward, netns, STATE)
 
 
 @pytest.fixture
@@ -397,7 +366,7 @@ def test_legacy_without_the_lock_file_says_what_is_needed(netns, keeper, monkeyp
     )
     assert Tables(netns, "nft", 6).right()  # one backend that fails does not stop the others
     monkeypatch.undo()
-    until(lambda: keeper.it._applier.settled(STATE), "allowed")
+    until(keeper.is_settled, "allowed")
     assert Tables(netns, "legacy", 4).right()
 
 

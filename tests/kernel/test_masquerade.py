@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import queue
 import socket
 import subprocess
 import sys
@@ -13,7 +12,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pynet.apply import masquerade, tablewatch
@@ -22,6 +20,7 @@ from pynet.apply.ruleset import Ruleset, parse, plan, render, replacement
 from pynet.core.addresses import parse_address, parse_prefix
 from pynet.drivers import command, nfnetlink, nftables
 
+from tests.kernel.keeper import Keeper
 from tests.support.netns import Namespace
 from tests.support.transactions import Transactions
 from tests.support.waiting import until
@@ -38,25 +37,8 @@ RULES = Ruleset(
 )
 
 
-class Keeper:
-    """A Masquerade in a namespace, and what it told."""
-
-    def __init__(self, netns: Namespace) -> None:
-        self.netns = netns
-        self.results: queue.Queue[tuple[str, str]] = queue.Queue()
-        self.drifts: queue.Queue[tuple[str, float]] = queue.Queue()
-        self.it = Masquerade(
-            lambda *result: self.results.put(result), lambda *drift: self.drifts.put(drift), structlog.get_logger()
-        )
-
-    def submit(self, ruleset: Ruleset) -> None:
-        with self.netns.entered():
-            self.it.submit(ruleset)
-
-    def settle(self, ruleset: Ruleset = RULES) -> None:
-        self.submit(ruleset)
-        until(lambda: self.it._applier.settled(ruleset), f"rules applied (error: {self.it.error})")
-        assert self.it.ok
+class TableKeeper(Keeper):
+    """A Masquerade in a namespace."""
 
     def in_kernel(self) -> Any:
         with self.netns.entered():
@@ -67,22 +49,17 @@ class Keeper:
         """Wait for one repair; returns its seconds as told."""
         kind, seconds = self.drifts.get(timeout=within)
         assert kind == "masquerade"
-        until(lambda: self.it._applier.settled(ruleset), "settled after the repair")
+        until(lambda: self.is_settled(ruleset), "settled after the repair")
         assert self.in_kernel() == render(ruleset)
         return seconds
 
 
-@contextlib.contextmanager
-def keeper_in(netns: Namespace) -> Iterator[Keeper]:
-    made = Keeper(netns)
-    try:
-        yield made
-    finally:
-        assert made.it.stop(15)
+def keeper_in(netns: Namespace) -> TableKeeper:
+    return TableKeeper(Masquerade, netns, RULES)
 
 
 @pytest.fixture
-def keeper(netns) -> Iterator[Keeper]:
+def keeper(netns) -> Iterator[TableKeeper]:
     with keeper_in(netns) as made:
         yield made
 
@@ -285,7 +262,7 @@ def test_restart_makes_no_transaction(netns) -> None:
     with keeper_in(netns) as second:
         second.settle(many)
         second.it.resync()
-        until(lambda: second.it._applier.settled(many), "resync")
+        until(lambda: second.is_settled(many), "resync")
     assert announced.since_last_look() == []
 
 
@@ -309,7 +286,7 @@ def test_changes_of_elements_do_not_replace_the_table_and_are_gathered(keeper, n
         nodes.append(parse_address(f"192.0.2.{n}"))
         last = Ruleset(RULES.own, RULES.pods, tuple(nodes), RULES.except_)
         keeper.submit(last)
-    until(lambda: keeper.it._applier.settled(last), "all of them")
+    until(lambda: keeper.is_settled(last), "all of them")
     assert keeper.in_kernel() == render(last)
     changes = announced.since_last_look()
     assert sum(line.startswith("add element") for line in changes) == len(changes) >= 1
@@ -421,12 +398,10 @@ def test_resync_without_any_transaction_since_the_last_starts_no_nft(keeper, mon
         command, "run", lambda arguments, *rest, **more: calls.append(arguments) or run(arguments, *rest, **more)
     )
     for _ in range(3):
-        keeper.it.resync()
-        until(keeper.it._applier.idle, "resync")
+        keeper.resync()
     assert calls == []
     keeper.netns.run("nft", "add", "table", "ip", "theirs")
-    keeper.it.resync()
-    until(keeper.it._applier.idle, "resync")
+    keeper.resync()
     assert len(calls) == 1
     assert calls[0][2:] == ["list", "table", "inet", "pynet"]
 
@@ -513,7 +488,7 @@ def test_a_fight_is_not_fought_at_full_speed_and_is_told(keeper, netns) -> None:
     for _ in range(20):
         netns.run("nft", "flush", "ruleset")
     assert keeper.drifts.qsize() <= repairs + 2
-    until(lambda: keeper.it._applier.settled(RULES), "peace", seconds=10)
+    until(keeper.is_settled, "peace", seconds=10)
     assert keeper.in_kernel() == render(RULES)
 
 
@@ -526,7 +501,7 @@ def test_without_nft_the_reason_is_one_line_and_it_is_tried_again(keeper, monkey
     assert keeper.results.get(timeout=5) == ("masquerade", "nft: not installed: install the package nftables")
     assert not keeper.it.ok
     monkeypatch.undo()
-    until(lambda: keeper.it._applier.settled(RULES), "nft found")
+    until(keeper.is_settled, "nft found")
 
 
 def test_a_resync_that_fails_is_made_up_for(keeper, netns, monkeypatch) -> None:
@@ -611,7 +586,7 @@ def test_a_listing_in_other_words_is_learned_not_fought(keeper, netns, monkeypat
     netns.run("nft", "add", "table", "ip", "theirs")
     announced = Transactions(netns)
     keeper.it.resync()
-    until(lambda: keeper.it._applier.settled(RULES), "resync")
+    until(keeper.is_settled, "resync")
     assert announced.since_last_look() == []
     netns.run("nft", "flush", "chain", "inet", "pynet", "egress-4")
     monkeypatch.undo()

@@ -1,1 +1,1 @@
-"""Effects other than routes: sysctls, rules, files, the Node condition. Each knows to make and to check one kind of state."""
+"""Effects: routes, sysctls, rules, files, the Node condition, Events. Each module makes and checks one kind of state."""

@@ -61,7 +61,7 @@ class Events:
     """A bounded queue of Events and a thread that posts them. ``node`` is our own Node's name.
 
     ``on_failure(text)`` is called once when posting begins to fail, in the thread: it must not block or raise. ``settle`` and
-    ``pace`` are in seconds. No method blocks or raises.
+    ``pace`` are in seconds. No method raises, and none but `stop` blocks.
     """
 
     def __init__(

@@ -16,21 +16,27 @@ _GONE: Final = frozenset({errno.ESRCH, errno.ENOENT, errno.ENODEV})
 """A delete that finds nothing has nothing left to do."""
 
 OnOperation = Callable[[str, str], None]
+"""Told of each operation: its kind (add, replace, delete), and ok or error."""
 
 
 class RouteWriter:
-    """``programmed`` maps each prefix to the route that this process wrote there and has not taken away since: our key there
-    is ours even if somebody changed the route's protocol. ``failures`` maps prefixes to the kernel's words.
+    """Does operations, and remembers what became of them.
+
+    ``programmed`` maps each prefix to the route that this process wrote there and has not taken away since: our key there is
+    ours even if somebody changed the route's protocol. ``failures`` maps prefixes to the kernel's words.
     """
 
     def __init__(self, socket: RouteSocket, on_operation: OnOperation) -> None:
         self._socket = socket
-        self._on_operation = on_operation  # (operation, result): for the counters
+        self._on_operation = on_operation
         self.programmed: dict[Prefix, Route] = {}
         self.failures: dict[Prefix, str] = {}
 
     def apply(self, operations: Sequence[Operation]) -> int:
-        """Do ``operations`` in their order; returns how many failed. Failures are kept per prefix until it works."""
+        """Do ``operations`` in their order; returns how many failed. Failures are kept per prefix until it works.
+
+        Raises NetlinkError if the kernel does not answer.
+        """
         if not operations:
             return 0
         errors = self._socket.apply(operations)

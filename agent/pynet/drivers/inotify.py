@@ -38,7 +38,7 @@ class Inotify:
         return self._descriptor
 
     def watch(self, folder: Path, mask: int) -> int:
-        """Watch a folder (a symbolic link is followed); returns the watch's number, the same one again for the same folder."""
+        """Watch a folder (a symbolic link is followed); returns the watch's number, always the same for one. Raises OSError."""
         return self._checked(self._libc.inotify_add_watch(self._descriptor, os.fsencode(folder), mask), str(folder))
 
     def unwatch(self, watch: int) -> None:

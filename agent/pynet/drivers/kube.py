@@ -121,8 +121,8 @@ class _Request(NamedTuple):
 class Api:
     """The API server, with the credentials of the moment. Safe to use from several threads, each with its own requests.
 
-    ``on_request(verb, code)`` is called once for each request: ``verb`` is get, list, watch, patch or post, ``code`` an
-    HTTP status or the ``code`` of an ApiError. Redirects are never followed: they could carry the token to another host.
+    ``on_request(verb, code)`` is called once for each request: ``verb`` is get, list, watch, patch, post or delete, ``code``
+    an HTTP status or the ``code`` of an ApiError. Redirects are never followed: they could carry the token to another host.
     """
 
     def __init__(self, credentials: Credentials, *, on_request: Callable[[str, str], None] = lambda _verb, _code: None) -> None:

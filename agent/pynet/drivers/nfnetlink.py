@@ -83,7 +83,7 @@ class OwnTransactions:
     """The port ids of our own nft processes, so that what they change is not taken for somebody else's work.
 
     The kernel gives a netlink socket its process's id as the port id. A process in another PID namespace may have the same
-    one, so each is remembered only until its transaction's end was seen.
+    one, so each is remembered only until its transaction's end was seen: the last eight, if such an end was lost.
     """
 
     def __init__(self) -> None:
@@ -184,7 +184,7 @@ class Monitor:
     def read(self, tables: frozenset[tuple[str, str]], own: OwnTransactions) -> list[TableChange | Committed]:
         """What has come, in order: changes by others to the ``tables`` (family, name), and the end of each transaction.
 
-        Raises Overrun if events were lost, OSError if the socket fails.
+        Raises Overrun if events were lost, in which case all that waits is thrown away; OSError if the socket fails.
         """
         buffers, lost = waiting(self._socket, self._scratch)
         if lost:

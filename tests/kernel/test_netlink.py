@@ -14,7 +14,17 @@ from pathlib import Path
 import pytest
 from pynet.core.model import RTN_UNREACHABLE, UNREACHABLE_METRIC, HostAddress, Link, Operation, Prefix, Route
 from pynet.drivers import netlink, nlsocket, rtwire
-from pynet.drivers.netlink import AddressEvent, LinkEvent, Monitor, Netconf, NetlinkError, Overrun, RouteEvent, RouteSocket
+from pynet.drivers.netlink import (
+    AddressEvent,
+    LinkEvent,
+    Monitor,
+    Netconf,
+    NetlinkError,
+    Overrun,
+    PortLeft,
+    RouteEvent,
+    RouteSocket,
+)
 
 OURS, STATIC = 110, 4
 both = pytest.mark.parametrize("family", [4, 6])
@@ -551,6 +561,37 @@ def test_links_come_and_go_but_not_by_leaving_a_bridge(node, monitor):
     assert not [event for event in told(lambda event: event.link[1::4] == ("veth0", 0)) if event.deleted]
     node.run("ip", "link", "del", "veth0")
     told(lambda event: event.deleted and event.link.name == "veth0")
+
+
+@pytest.mark.parametrize("leave", ["set v0 nomaster", "del v0", "del w0", "del br9"])
+def test_a_bridge_that_loses_a_port_is_told(node, monitor, leave):
+    for command in ("add br9 type bridge", "add v0 type veth peer w0", "set v0 master br9"):
+        node.run("ip", "link", *command.split())
+    index = node.ip("link", "show", "br9")[0]["ifindex"]
+    events = await_events(monitor, lambda events: any(getattr(event, "link", (0,) * 6)[5] == index for event in events))
+    assert not [event for event in events if isinstance(event, PortLeft)]
+    node.run("ip", "link", *leave.split())
+    events = await_events(monitor, lambda events: any(isinstance(event, PortLeft) for event in events))
+    assert [event for event in events if isinstance(event, PortLeft)] == [PortLeft(index)]
+
+
+def test_neighbours_are_forgotten_in_batches_and_those_that_have_gone_by_themselves_are_no_error(monkeypatch, node, rsock):
+    entries = [
+        f"{ip}{i:x}" if ":" in ip else f"{ip}{i // 250}.{i % 250 + 2}" for ip in ("10.98.", "fd98::1:") for i in range(400)
+    ]
+    lines = [f"neigh add {ip} lladdr 02:00:00:00:00:01 dev eth0 nud stale" for ip in entries]
+    node.run("ip", "-batch", "-", input="\n".join(lines))
+    dump = rsock._dump
+
+    def dump_and_lose_one(*asked):
+        dumped = list(dump(*asked))
+        node.run("ip", "neigh", "del", entries[0], "dev", "eth0")
+        return dumped
+
+    monkeypatch.setattr(rsock, "_dump", dump_and_lose_one)
+    ifindex = node.ip("link", "show", "eth0")[0]["ifindex"]
+    assert rsock.forget_neighbours(ifindex) == len(entries)
+    assert not {e["dst"] for e in node.ip("neigh", "show", "dev", "eth0")} & set(entries)
 
 
 @both

@@ -15,6 +15,7 @@ from pynet.drivers import rtwire
 from pynet.drivers.rtwire import NetlinkError
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+from pyroute2.netlink.rtnl.ndmsg import ndmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 untimed = settings(deadline=None)  # other tests may have the processor
@@ -380,12 +381,45 @@ def test_exceptions_that_the_kernel_makes_of_routes_are_no_events(route):
     assert not rtwire.is_route(bytes(buffer), 16, len(buffer), 2, 10)
 
 
-def test_a_port_that_leaves_its_bridge_is_not_a_deleted_link():
-    fields, attributes = {"family": socket.AF_BRIDGE, "index": 5}, [("IFLA_IFNAME", "veth0")]
-    buffer = built_by_pyroute2(ifinfmsg, fields, attributes, 17)
-    assert rtwire.decode_event(buffer, one(buffer)) is None
-    buffer = built_by_pyroute2(ifinfmsg, fields | {"family": 0}, attributes, 17)
-    assert rtwire.decode_event(buffer, one(buffer)) == rtwire.LinkEvent(Link(5, "veth0", up=False, mtu=0), deleted=True)
+def test_a_port_that_leaves_its_bridge_is_told_as_such_and_is_not_a_deleted_link():
+    def told(kind, family, *more):
+        buffer = built_by_pyroute2(ifinfmsg, {"family": family, "index": 5}, [("IFLA_IFNAME", "veth0"), *more], kind)
+        return rtwire.decode_event(buffer, one(buffer))
+
+    assert told(17, socket.AF_BRIDGE, ("IFLA_MASTER", 7)) == rtwire.PortLeft(7)
+    assert told(16, socket.AF_BRIDGE, ("IFLA_MASTER", 7)) is None  # it came, or its state has changed
+    assert told(17, socket.AF_BRIDGE) is None
+    assert told(17, socket.AF_UNSPEC) == rtwire.LinkEvent(Link(5, "veth0", up=False, mtu=0), deleted=True)
+
+
+def test_a_dump_of_neighbours_asks_for_one_interface_as_pyroute2_does():
+    """In the attribute: the kernel refuses an index in the header of a dump."""
+    assert rtwire.encode_dump_neighbours(7) == built_by_pyroute2(ndmsg, {}, [("NDA_IFINDEX", 7)])[16:]
+
+
+NUD = {"incomplete": 1, "reachable": 2, "stale": 4, "delay": 8, "probe": 16, "failed": 32, "noarp": 64, "permanent": 128}
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+@pytest.mark.parametrize("state", NUD)
+def test_neighbours_that_the_kernel_has_asked_for_are_learnt_and_those_that_somebody_has_set_are_not(family, state):
+    def built(**fields):
+        given = {"family": family, "ifindex": 7, "state": NUD[state], **fields}
+        attributes = [("NDA_DST", "10.0.0.2" if family == socket.AF_INET else "fd00::2"), ("NDA_LLADDR", "02:00:00:00:00:01")]
+        return built_by_pyroute2(ndmsg, given, attributes, 28)
+
+    def learnt(buffer):
+        return rtwire.is_learnt(buffer, 16, len(buffer), 7)
+
+    assert learnt(built()) is (state not in {"noarp", "permanent"})
+    assert learnt(built(flags=0x80)) is learnt(built())  # it is a router
+    assert not learnt(built(flags=0x10))  # of a routing daemon
+    assert not learnt(built(ifindex=8))
+
+
+def test_a_truncated_neighbour_is_refused():
+    with pytest.raises(NetlinkError, match="malformed"):
+        rtwire.is_learnt(bytes(11), 0, 11, 0)
 
 
 WORDS = struct.pack("=HH", 4 + 14, 1) + b"Nexthop wrong\0" + bytes(2)

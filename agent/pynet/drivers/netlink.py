@@ -10,15 +10,19 @@ import errno
 import itertools
 import socket
 import struct
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Final, Self
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final, Self, TypeVar
 
 from pynet.core.model import Family, HostAddress, Link, Operation, Route, format_address
 from pynet.drivers import nlsocket, rtwire
 from pynet.drivers.nlsocket import Overrun
-from pynet.drivers.rtwire import AddressEvent, Event, LinkEvent, Message, Netconf, NetlinkError, RouteEvent
+from pynet.drivers.rtwire import AddressEvent, Event, LinkEvent, Message, Netconf, NetlinkError, PortLeft, RouteEvent
 
-__all__ = ["AddressEvent", "Event", "LinkEvent", "Monitor", "Netconf", "NetlinkError", "Overrun", "RouteEvent", "RouteSocket"]
+__all__ = [
+    "AddressEvent", "Event", "LinkEvent", "Monitor", "Netconf", "NetlinkError", "Overrun", "PortLeft", "RouteEvent",
+    "RouteSocket",
+]  # fmt: skip
+T = TypeVar("T")
 
 _CAP_ACK, _EXT_ACK, _GET_STRICT_CHK = 10, 11, 12
 _IPV6_ROUTE: Final = 11
@@ -129,20 +133,37 @@ class RouteSocket:
         and for IPv4 type and scope. An IPv6 multipath route loses but the hop that is named.
         """
         errors: dict[int, NetlinkError] = {}
-        for start in range(0, len(operations), _BATCH):
-            batch = operations[start : start + _BATCH]
+        for i, code, text in self._change(operations, _encode, "change routes"):
+            kind, route = operations[i]
+            errors[i] = NetlinkError(code, text, f"{kind} route {route.prefix}")
+        return errors
+
+    def forget_neighbours(self, ifindex: int) -> int:
+        """Delete what the kernel has learnt of neighbours at one interface, in both families; returns how many entries. Those
+        that somebody has set stay (:func:`rtwire.is_learnt`).
+        """
+        doing = f"forget the neighbours at interface {ifindex}"
+        dumped = self._dump(rtwire.RTM_GETNEIGH, rtwire.encode_dump_neighbours(ifindex), doing)
+        learnt = [buffer[at:end] for buffer, at, end in dumped if rtwire.is_learnt(buffer, at, end, ifindex)]
+        for _, code, text in self._change(learnt, _encode_forget, doing):
+            if code != errno.ENOENT:  # it has gone by itself
+                raise NetlinkError(code, text, doing)
+        return len(learnt)
+
+    def _change(self, items: Sequence[T], encode: Callable[[T, int, int], bytes], doing: str) -> Iterator[tuple[int, int, str]]:
+        """Send what ``encode`` makes of each item, its number and flags; yields (index, errno, words) of each that failed."""
+        for start in range(0, len(items), _BATCH):
+            batch = items[start : start + _BATCH]
             first, last = self._number(len(batch)), len(batch) - 1
-            wire = [_encode(operation, first + i, acknowledge=i == last) for i, operation in enumerate(batch)]
-            self._send(b"".join(wire), "change routes")
-            for buffer, message in self._answers(first, len(batch), "change routes"):
+            wire = [encode(item, first + i, rtwire.NLM_F_ACK if i == last else 0) for i, item in enumerate(batch)]
+            self._send(b"".join(wire), doing)
+            for buffer, message in self._answers(first, len(batch), doing):
                 i = message[2] - first
                 code, text = rtwire.decode_error(buffer, message)
                 if code:
-                    kind, route = batch[i]
-                    errors[start + i] = NetlinkError(code, text, f"{kind} route {route.prefix}")
+                    yield start + i, code, text
                 if i == last:
                     break
-        return errors
 
     def _routes(self, family: Family, table: int) -> Iterator[Route]:
         body, number = rtwire.encode_dump_routes(family, table), rtwire.AF[family]
@@ -204,16 +225,22 @@ def _contents(buffers: list[bytes]) -> Iterator[tuple[bytes, int, int]]:
                 yield buffer, at, end
 
 
-def _encode(operation: Operation, sequence: int, *, acknowledge: bool) -> bytes:
+def _encode(operation: Operation, sequence: int, acknowledge: int) -> bytes:
     kind, route = operation
     number, flags = _REQUESTS[kind]
     if kind == "delete" and route.multipath and route.prefix.family == 4:
         route = route._replace(gateway=b"", oif=0)  # with these, IPv4 never finds a route of several hops
-    return rtwire.encode_route(number, flags | (rtwire.NLM_F_ACK if acknowledge else 0), sequence, route)
+    return rtwire.encode_route(number, flags | acknowledge, sequence, route)
+
+
+def _encode_forget(dumped: bytes, sequence: int, acknowledge: int) -> bytes:
+    # As it was dumped: the kernel picks out the interface and the address.
+    return rtwire.encode_message(rtwire.RTM_DELNEIGH, acknowledge, sequence, dumped)
 
 
 class Monitor:
-    """The kernel's notifications of links, addresses, routes and forwarding, from now on; a context manager. Never blocks.
+    """The kernel's notifications of links, bridge ports, addresses, routes and forwarding, from now on; a context manager.
+    Never blocks.
 
     The default buffer holds what 5,000 peers in both families give in one pass three times over; it costs nothing while empty.
     """
@@ -253,7 +280,7 @@ class Monitor:
             raise Overrun(lost)
         try:
             messages = [(buffer, message) for buffer in buffers for message in rtwire.messages(buffer)]
-            if but_routes_of:  # a RouteSocket's: it changes nothing but routes
+            if but_routes_of:  # a RouteSocket's: we are told of its routes alone
                 messages = [(buffer, message) for buffer, message in messages if message[3] != but_routes_of]
             events = [rtwire.decode_event(*message) for message in messages]
         except NetlinkError as error:

@@ -1,7 +1,7 @@
 """rtnetlink messages as bytes: routes, links, addresses and netconf, to and from the values of the core. No sockets here.
 
-Numbers and layouts are those of linux/netlink.h, rtnetlink.h, if_link.h, if_addr.h and netconf.h. Whatever the bytes are,
-decoding ends: in a value, or in a NetlinkError that says what is wrong.
+Numbers and layouts are those of linux/netlink.h, rtnetlink.h, if_link.h, if_addr.h, neighbour.h and netconf.h. Whatever the
+bytes are, decoding ends: in a value, or in a NetlinkError that says what is wrong.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP_INTR, NLM_F_DUMP = 0x1, 0x4, 0x10, 0x300
 NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE, NLM_F_APPEND = 0x100, 0x200, 0x400, 0x800
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 16, 17, 18, 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE, RTM_NEWNETCONF, RTM_GETNETCONF = 24, 25, 26, 80, 82
+RTM_DELNEIGH, RTM_GETNEIGH = 29, 30
 AF: Final[dict[Family, int]] = {4: socket.AF_INET, 6: socket.AF_INET6}
 _FAMILIES: Final[dict[int, Family]] = {number: family for family, number in AF.items()}
 
@@ -29,6 +30,7 @@ _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_MULTIPATH = 1, 4, 5, 6, 9
 _RTA_CACHEINFO, _RTA_TABLE, _RTA_VIA, _RTA_PREF, _RTA_NH_ID = 12, 15, 18, 20, 30
 _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_INFO_KIND, _IFF_UP = 3, 4, 10, 18, 1, 1
 _IFA_ADDRESS, _IFA_LOCAL, _NETCONFA_IFINDEX, _NETCONFA_FORWARDING = 1, 2, 1, 2
+_NDA_IFINDEX, _NUD_NOARP, _NUD_PERMANENT, _NTF_EXT_LEARNED = 8, 0x40, 0x80, 0x10
 
 _HEADER: Final = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port id
 _ATTRIBUTE: Final = struct.Struct("=HH")  # length with this header, type
@@ -38,6 +40,7 @@ _REQUEST: Final = struct.Struct("=IHHII 8BI")  # nlmsghdr and rtmsg
 _NEXTHOP: Final = struct.Struct("=HBBi")  # length, flags, weight - 1, interface
 _IFINFO: Final = struct.Struct("=BxHiII")  # family, ARP type, index, flags, change mask
 _IFADDR: Final = struct.Struct("=4BI")  # family, prefix length, flags, scope, index
+_NDMSG: Final = struct.Struct("=B3xiHBB")  # family, index, state, flags, type
 _U32, _I32, _NETCONF = struct.Struct("=I"), struct.Struct("=i"), struct.Struct("=B3x")
 
 
@@ -70,6 +73,12 @@ class LinkEvent(NamedTuple):
     deleted: bool
 
 
+class PortLeft(NamedTuple):
+    """The bridge of index ``bridge`` has lost a port: taken out of it, or deleted."""
+
+    bridge: int
+
+
 class AddressEvent(NamedTuple):
     """An address of ours came or changed, or went (``deleted``)."""
 
@@ -88,7 +97,7 @@ class Netconf(NamedTuple):
 Message = tuple[int, int, int, int, int, int]
 """(type, flags, sequence, port id, start, end): buffer[start:end] is what follows the header."""
 
-Event = RouteEvent | LinkEvent | AddressEvent | Netconf
+Event = RouteEvent | LinkEvent | PortLeft | AddressEvent | Netconf
 
 
 def _malformed(what: str) -> NetlinkError:
@@ -134,6 +143,11 @@ def encode_lookup(address: bytes) -> bytes:
     flags = _RTM_F_FIB_MATCH | (_RTM_F_LOOKUP_TABLE if len(address) == 4 else 0)  # IPv6 does that unasked, and refuses the flag
     body = _RTMSG.pack(AF[family_of(address)], len(address) * 8, 0, 0, 0, 0, 0, 0, flags)
     return body + _ATTRIBUTE.pack(4 + len(address), _RTA_DST) + address
+
+
+def encode_dump_neighbours(ifindex: int) -> bytes:
+    """Body of a RTM_GETNEIGH dump of one interface, both families; the kernel filters where NETLINK_GET_STRICT_CHK is on."""
+    return bytes(_NDMSG.size) + _NUMBER.pack(8, _NDA_IFINDEX, ifindex)
 
 
 def messages(buffer: bytes) -> Iterator[Message]:
@@ -230,6 +244,14 @@ def is_route(buffer: bytes, offset: int, end: int, *families: int) -> bool:
     return end - offset < 12 or (buffer[offset] in families and not _U32.unpack_from(buffer, offset + 8)[0] & _RTM_F_CLONED)
 
 
+def is_learnt(buffer: bytes, offset: int, end: int, ifindex: int) -> bool:
+    """Whether the neighbour whose ndmsg is buffer[offset:end] is at ``ifindex``, and there because the kernel has asked: not
+    set by somebody, or by the kernel itself for good (multicast). Raises NetlinkError if malformed.
+    """
+    _, at, state, flags, _ = _fixed(_NDMSG, buffer, offset, end)
+    return at == ifindex and not state & (_NUD_PERMANENT | _NUD_NOARP) and not flags & _NTF_EXT_LEARNED
+
+
 def decode_link(buffer: bytes, offset: int, end: int) -> Link:
     """The interface whose ifinfomsg is buffer[offset:end]. Raises NetlinkError if malformed."""
     _, _, ifindex, flags, _ = _fixed(_IFINFO, buffer, offset, end)
@@ -269,8 +291,10 @@ def decode_event(buffer: bytes, message: Message) -> Event | None:
         return RouteEvent(kind == RTM_DELROUTE, route, portid, bool(flags & NLM_F_REPLACE), bool(flags & NLM_F_APPEND))
     if kind in {RTM_NEWLINK, RTM_DELLINK}:
         link = decode_link(buffer, offset, end)
-        # AF_BRIDGE tells only that a port joined or left its bridge: the "deleted" interface lives on.
-        return LinkEvent(link, kind == RTM_DELLINK) if buffer[offset] == socket.AF_UNSPEC else None
+        if buffer[offset] == socket.AF_UNSPEC:
+            return LinkEvent(link, kind == RTM_DELLINK)
+        # AF_BRIDGE tells only that a port joined or left its bridge: the "deleted" interface may live on.
+        return PortLeft(link.master) if kind == RTM_DELLINK and link.master else None
     if kind in {RTM_NEWADDR, RTM_DELADDR}:
         return AddressEvent(decode_address(buffer, offset, end), kind == RTM_DELADDR)
     return decode_netconf(buffer, offset, end) if kind == RTM_NEWNETCONF else None

@@ -14,7 +14,7 @@ import msgspec
 from pynet.core.addresses import covers, is_ipv6_link_local
 from pynet.core.host import FibEntry, relevant
 from pynet.core.model import FAMILIES, RT_TABLE_MAIN, RTN_UNICAST, RTN_UNREACHABLE, RTPROT_RA, Family, Prefix, Route
-from pynet.drivers.netlink import AddressEvent, LinkEvent, Monitor, Netconf, Overrun, RouteEvent, RouteSocket
+from pynet.drivers.netlink import AddressEvent, LinkEvent, Monitor, Netconf, Overrun, PortLeft, RouteEvent, RouteSocket
 
 _FOREIGN_LIMIT: Final = 50_000
 """A node with a full Internet table holds a million foreign prefixes. Beyond this many, only those at a prefix of ours are
@@ -32,7 +32,8 @@ class Interest(msgspec.Struct):
 
 class Changes(msgspec.Struct):
     """What the kernel told since the last look: ``prefixes`` to compare again; whether to ``dump`` routes, to read the ``host``
-    (links, addresses, on-link routes), to check ``sysctls``; and whether any of it was not our own doing (``drift``).
+    (links, addresses, on-link routes), to check ``sysctls``; which ``bridges`` (indexes) have lost a port; and whether any of
+    it was not our own doing (``drift``).
     """
 
     prefixes: set[Prefix] = msgspec.field(default_factory=set)
@@ -40,6 +41,7 @@ class Changes(msgspec.Struct):
     dump: bool = False
     host: bool = False
     sysctls: bool = False
+    bridges: set[int] = msgspec.field(default_factory=set)
     overruns: int = 0
 
     def add(self, other: Changes) -> None:
@@ -49,10 +51,11 @@ class Changes(msgspec.Struct):
         self.dump |= other.dump
         self.host |= other.host
         self.sysctls |= other.sysctls
+        self.bridges |= other.bridges
         self.overruns += other.overruns
 
     def __bool__(self) -> bool:
-        return bool(self.prefixes or self.dump or self.host or self.sysctls)
+        return bool(self.prefixes or self.dump or self.host or self.sysctls or self.bridges)
 
 
 class Fib:
@@ -132,6 +135,8 @@ class Fib:
             elif isinstance(event, LinkEvent):
                 if event.link.ifindex in interest.oifs or interest.link_named(event.link.name):
                     changes.host = changes.dump = True
+            elif isinstance(event, PortLeft):
+                changes.bridges.add(event.bridge)
             elif isinstance(event, AddressEvent):
                 self._address_event(event, interest, changes)
             elif isinstance(event, Netconf):

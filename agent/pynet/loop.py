@@ -158,6 +158,7 @@ class Loop:
         except NetlinkError as failure:
             error, self.verified, self._unsure = str(failure), False, True
             self._log.warning("pass_failed", error=error)
+        self._effects.ports_left(observed.kernel.bridges, unsure=observed.kernel.overruns > 0)
         self._schedule(began, resync=resync)
         if self.facts.sufficient:
             trigger = "resync" if resync else _trigger(observed)

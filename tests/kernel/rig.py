@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 import structlog
+from pynet.apply.neighbours import Neighbours
 from pynet.apply.routes import RouteWriter
 from pynet.config_rules import parse_interface
 from pynet.core.desired import Desired, Settings
@@ -23,6 +24,7 @@ from pynet.observe.inbox import NodeChange, NodeInbox, NodeList
 from pynet.observe.links import EgressInterfaces
 
 from tests.support.netns import Namespace
+from tests.support.pods import BRIDGE
 
 OWN = "node-0"
 OWN_FACTS = NodeFacts(OWN, "u-0", 1, ("10.244.0.0/24", "fd00:244:0:0::/64"), ("10.99.0.1", "fd99::1"), os="linux")
@@ -49,14 +51,18 @@ NO_GUARD = GuardSettings(1.0, 10**6)
 
 
 class NoEffects:
-    """The rig is about routes: sysctls, rules and files have tests of their own."""
+    """The rig is about routes and the bridge's neighbours: sysctls, rules and files have tests of their own."""
 
-    def __init__(self) -> None:
+    def __init__(self, socket: RouteSocket) -> None:
         self.sysctls = 0  # how often they were looked at
         self.handed = []
+        self.neighbours = Neighbours(socket, BRIDGE, structlog.get_logger())
 
     def write_sysctls(self, now) -> None:
         self.sysctls += 1
+
+    def ports_left(self, bridges, *, unsure) -> None:
+        self.neighbours.ports_left(bridges, unsure=unsure)
 
     def hand_over(self, now) -> None:
         self.handed.append(now)
@@ -104,7 +110,7 @@ class Rig:
             load_snapshot=dict,
             snapshot_at=float("inf"),
         )
-        self.effects = NoEffects()
+        self.effects = NoEffects(self.socket)
         self.loop = Loop(
             facts,
             self.writer,

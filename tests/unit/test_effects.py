@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import msgspec
 import pytest
 import structlog
@@ -42,9 +44,11 @@ def made(tmp_path):
     """Effects over a world of one's own: ``made(desired)``."""
     every: list[Effects] = []
 
-    def make(desired: Desired, **settings: object) -> Effects:
+    def make(desired: Desired, *, socket: object = None, **settings: object) -> Effects:
         chosen = msgspec.convert({"stateDir": str(tmp_path), **settings}, config.Config)
-        effects = Effects(chosen, desired, Parts(Part(), Part(), Part(), None, None), None, structlog.get_logger())
+        effects = Effects(
+            chosen, desired, Parts(Part(), Part(), Part(), None, None), None, structlog.get_logger(), socket=socket
+        )
         every.append(effects)
         return effects
 
@@ -144,3 +148,13 @@ def test_a_sysctl_that_is_written_is_told_with_what_it_was(made, tmp_path):
         effects.write_sysctls(SETTLED)
     told = {"event": "sysctl_written", "log_level": "info", "name": "net.ipv4.ip_forward", "was": "0", "value": "1"}
     assert told in said
+
+
+@pytest.mark.parametrize(
+    ("cni", "forgets"), [({}, True), ({"plugin": "ptp"}, False), ({"enabled": False}, False)], ids=["bridge", "ptp", "off"]
+)
+def test_neighbours_are_forgotten_at_a_bridge_of_ours_and_nowhere_else(made, cni, forgets):
+    asked = []
+    socket = SimpleNamespace(forget_neighbours=asked.append)
+    made(world(), socket=socket, cni={"bridgeName": "lo", **cni}).ports_left({1}, unsure=True)
+    assert asked == ([1] if forgets else [])

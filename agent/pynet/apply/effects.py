@@ -1,4 +1,4 @@
-"""What a pass hands on besides routes: sysctls at once, all slow things to threads of their own.
+"""What a pass hands on besides routes: sysctls and neighbours at once, all slow things to threads of their own.
 
 The order in which a node begins: routes verified, then the masquerade rules, then the conflist (from which moment pods start)
 and the Node condition. Whatever is handed over is the newest; nothing here can delay a route.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
@@ -21,6 +21,7 @@ from pynet.apply.events import Events
 from pynet.apply.forward import Forward, ForwardState
 from pynet.apply.gateways import stale_gateways
 from pynet.apply.masquerade import Masquerade
+from pynet.apply.neighbours import Neighbours
 from pynet.apply.now import Now
 from pynet.apply.ruleset import Ruleset
 from pynet.apply.snapshot import Snapshot, save
@@ -30,6 +31,7 @@ from pynet.core.addresses import parse_prefix
 from pynet.core.claims import Claim
 from pynet.core.desired import Desired, OwnNode
 from pynet.core.model import Link
+from pynet.drivers.netlink import RouteSocket
 
 _RULES_DEBOUNCE: Final = 0.05
 _SNAPSHOT_DEBOUNCE: Final = 5.0
@@ -56,7 +58,14 @@ class Effects:
     """Hands over. ``sysctls`` are the settings as last checked, ``snapshot_saved`` when the snapshot was written (epoch)."""
 
     def __init__(
-        self, config: Config, desired: Desired, parts: Parts, counters: Counters, log: structlog.typing.FilteringBoundLogger
+        self,
+        config: Config,
+        desired: Desired,
+        parts: Parts,
+        counters: Counters,
+        log: structlog.typing.FilteringBoundLogger,
+        *,
+        socket: RouteSocket,
     ) -> None:
         self.parts = parts
         self.sysctls: tuple[SysctlState, ...] = ()
@@ -65,6 +74,8 @@ class Effects:
         self._desired = desired
         self._counters = counters
         self._log = log
+        self._bridge = config.cni.bridge_name if config.cni.enabled and config.cni.plugin == "bridge" else ""
+        self._neighbours = Neighbours(socket, self._bridge, log)
         self._exceptions = tuple(parse_prefix(text) for text in config.masquerade.except_cidrs)
         self._cluster = tuple(parse_prefix(text) for text in config.cluster_cidrs)
         self._rules: Applier[tuple[int, frozenset[Claim]]] = Applier("rules", self._submit_rules, debounce=_RULES_DEBOUNCE)
@@ -90,7 +101,7 @@ class Effects:
             return
         began = time.monotonic()
         egress = {link.name for link in self._egress()}
-        bridge = {config.cni.bridge_name} if config.cni.enabled and config.cni.plugin == "bridge" else set()
+        bridge = {self._bridge} if self._bridge else set()
         wants = wanted(
             ipv4=any(prefix.family == 4 for prefix in own.cidrs),
             ipv6=any(prefix.family == 6 for prefix in own.cidrs),
@@ -105,6 +116,11 @@ class Effects:
             if self._sysctls_checked:
                 self._counters.drifted("sysctl", time.monotonic() - began)
         self._sysctls_checked = True
+
+    def ports_left(self, bridges: Collection[int], *, unsure: bool) -> None:
+        """These bridges, by index, have lost a port; ``unsure``: others may have too. Ours forgets its neighbours."""
+        if self._bridge:
+            self._neighbours.ports_left(bridges, unsure=unsure)
 
     def hand_over(self, now: Now) -> None:
         """Give the slow appliers what follows from the state after a pass."""

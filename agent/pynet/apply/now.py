@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import NamedTuple, Protocol
 
 from pynet.core.claims import Claim
@@ -27,6 +28,9 @@ class Effects(Protocol):
 
     def write_sysctls(self, now: Now) -> None:
         """Check the forwarding sysctls and repair what is wrong."""
+
+    def ports_left(self, bridges: Collection[int], *, unsure: bool) -> None:
+        """These bridges, by index, have lost a port; ``unsure``: others may have too."""
 
     def hand_over(self, now: Now) -> None:
         """Give the slow appliers what follows from the state after a pass."""

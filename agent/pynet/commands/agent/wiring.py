@@ -99,7 +99,7 @@ class Agent:
         except OSError as error:
             raise FatalError(f"no netlink socket: {error}") from None
         parts = self._parts(name)
-        self._effects = Effects(config, self._desired, parts, self._reporter, self.log)
+        self._effects = Effects(config, self._desired, parts, self._reporter, self.log, socket=self._socket)
         self._loop = self._make_loop()
         self._reporter.attach(self._loop, self._effects)
         self._reporter.events = parts.events

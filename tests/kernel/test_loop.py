@@ -242,21 +242,21 @@ def test_a_lost_address_gets_a_moment_to_come_back_before_thousands_of_peers_are
         assert not facts.cut_off(100.0)
         node.run(*lose)
         assert facts.cut_off(100.0)
-        assert facts.cut_off(100.04)
-        assert facts.look_at(100.04) == pytest.approx(100.05)
+        assert facts.cut_off(100.09)
+        assert facts.look_at(100.09) == pytest.approx(100.1)
         node.run("ip", "address", "add", "10.99.0.1/24", "dev", "eth0")
-        assert not facts.cut_off(100.041)
+        assert not facts.cut_off(100.091)
         observed = facts.observe(everything=False)
         assert observed.kernel.dump
         assert rig.desired.accepted_changes == changes
 
         node.run(*lose)
         assert facts.cut_off(101.0)
-        assert not facts.cut_off(101.051)
+        assert not facts.cut_off(101.101)
         facts.observe(everything=False)
         assert (rig.state("node-1"), rig.state("node-1", 6)) == ("unreachable", "accepted")
-        assert not facts.cut_off(101.06)
-        assert facts.look_at(101.06) == float("inf")
+        assert not facts.cut_off(101.11)
+        assert facts.look_at(101.11) == float("inf")
     finally:
         rig.close()
 

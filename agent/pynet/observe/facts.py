@@ -21,7 +21,7 @@ from pynet.observe.links import EgressInterfaces, read_host
 
 _IMPATIENCE: Final = 0.05
 _GUARD_WAIT: Final = 2.0
-_PATIENCE: Final = 0.05
+_PATIENCE: Final = 0.1
 _NEVER: Final = float("inf")
 
 
@@ -86,8 +86,8 @@ class Facts:
         self._patient_until = 0.0
 
     def cut_off(self, now: float) -> bool:
-        """Take in what the kernel tells. True if a pass had better wait (50 ms in all, see :meth:`look_at`): the address or the
-        link that peers are reached by has just gone.
+        """Take in what the kernel tells. True if a pass had better wait (100 ms in all, see :meth:`look_at`): the address or
+        the link that peers are reached by has just gone.
 
         Mostly it is back at once: a lease renewed, a network service restarted, an interface made anew. The kernel has taken the
         routes itself, and to work out that thousands of peers are unreachable would only put off their return.

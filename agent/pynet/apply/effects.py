@@ -76,8 +76,8 @@ class Effects:
         self._log = log
         self._bridge = config.cni.bridge_name if config.cni.enabled and config.cni.plugin == "bridge" else ""
         self._neighbours = Neighbours(socket, self._bridge, log)
-        self._exceptions = tuple(parse_prefix(text) for text in config.masquerade.except_cidrs)
-        self._cluster = tuple(parse_prefix(text) for text in config.cluster_cidrs)
+        self._exceptions = frozenset(parse_prefix(text) for text in config.masquerade.except_cidrs)
+        self._cluster = frozenset(parse_prefix(text) for text in config.cluster_cidrs)
         self._rules: Applier[tuple[int, frozenset[Claim]]] = Applier("rules", self._submit_rules, debounce=_RULES_DEBOUNCE)
         self._snapshot: Applier[int] = Applier("snapshot", self._save_snapshot, debounce=_SNAPSHOT_DEBOUNCE)
         self._sysctls_checked = False
@@ -187,12 +187,11 @@ class Effects:
         # must not switch masquerading off for an address of the Internet.
         self._reached = frozenset(v.next_hop for v in accepted if v.state == "accepted" or v.next_hop in self._reached)
         own = desired.own
-        pods = self._cluster or {*own.cidrs, *prefixes}
         self.parts.masquerade.submit(
             Ruleset(
-                own=tuple(sorted(own.cidrs)),
-                pods=tuple(sorted(pods)),
-                nodes=tuple(sorted({*own.addresses, *self._reached, *(claim.next_hop for claim in kept)})),
+                own=frozenset(own.cidrs),
+                pods=self._cluster or frozenset(own.cidrs) | prefixes,
+                nodes=self._reached.union(own.addresses, (claim.next_hop for claim in kept)),
                 except_=self._exceptions,
                 ipv4=settings.ipv4,
                 ipv6=settings.ipv6,

@@ -89,8 +89,8 @@ class Facts:
         """Take in what the kernel tells. True if a pass had better wait (100 ms in all, see :meth:`look_at`): the address or
         the link that peers are reached by has just gone.
 
-        Mostly it is back at once: a lease renewed, a network service restarted, an interface made anew. The kernel has taken the
-        routes itself, and to work out that thousands of peers are unreachable would only put off their return.
+        Mostly it is back at once: a lease renewed, a network service restarted, an interface made anew. The kernel has taken
+        the routes itself, and to work out that thousands of peers are unreachable would only put off their return.
         """
         self._taken.add(self.fib.read(self.interest()))
         lost = self._taken.host and usable_families(self.desired.host) - usable_families(self._look_at_host())

@@ -35,7 +35,7 @@ def resolve(path: Path) -> Access:
     from kubernetes.config.kube_config import KubeConfigLoader, KubeConfigMerger
 
     if not path.is_file():
-        raise ValueError("no such file")
+        raise ValueError("not a file" if path.exists() else "no such file")
     words = _Words()
     logging.getLogger().addHandler(words)
     loader = KubeConfigLoader(config_dict=KubeConfigMerger(str(path)).config, config_base_path=None)
@@ -77,12 +77,20 @@ def _read(path: str | None) -> str:
     return Path(path).read_text(encoding="utf-8") if path else ""
 
 
+def _words(error: Exception) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return "not text"
+    if isinstance(error, (TypeError, AttributeError, KeyError)):  # a list where the package expects a mapping, or the like
+        return "not a kubeconfig: a part of it is not of the shape that it should have"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def main() -> int:
     """Print the Access of the kubeconfig named by the first argument."""
     try:
         access = resolve(Path(sys.argv[1]))
     except Exception as error:  # whatever the package or a plug-in raises becomes one line for the operator
-        print(" ".join(str(error).split()) or type(error).__name__, file=sys.stderr)
+        print(_words(error), file=sys.stderr)
         return 1
     sys.stdout.buffer.write(msgspec.json.encode(access))
     return 0

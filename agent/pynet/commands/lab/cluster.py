@@ -11,12 +11,15 @@ import contextlib
 import sys
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 from urllib.parse import quote
 
 from pynet.commands.lab import namespaces
 from pynet.commands.lab.apiserver import NODES
 from pynet.commands.lab.plan import LAB_LABEL, LabError
+from pynet.drivers.credentials import from_kubeconfig
+from pynet.drivers.kube import Api, ApiError
 
 HOP_BY_HOP: Final = frozenset(("connection", "transfer-encoding", "content-length", "host", "keep-alive"))
 """Headers that are about one connection (RFC 9110, section 7.6.1), and those that each side makes itself."""
@@ -35,6 +38,15 @@ class Upstream(NamedTuple):
         return {"Authorization": token} if token else {}
 
 
+def check(kubeconfig: str) -> None:
+    """Ask the cluster for a Node: what is wrong is better said before anything is made. Raises LabError."""
+    try:
+        Api(from_kubeconfig(Path(kubeconfig))).get_json(f"{NODES}?limit=1")
+    except ApiError as error:
+        why = f"the cluster says {error}" if error.status else str(error).removeprefix(f"{kubeconfig}: ")
+        raise LabError(f"the kubeconfig {kubeconfig} is of no use: {why}") from None
+
+
 def connect(kubeconfig: str) -> Upstream:
     """Read a kubeconfig (exec plug-ins included). Raises LabError."""
     from kubernetes import client, config
@@ -42,7 +54,7 @@ def connect(kubeconfig: str) -> Upstream:
     try:
         configuration = client.Configuration()
         config.load_kube_config(config_file=kubeconfig, client_configuration=configuration)
-    except (config.ConfigException, OSError) as error:
+    except Exception as error:  # for a file of another shape the package raises whatever comes
         raise LabError(f"the kubeconfig {kubeconfig} is of no use: {' '.join(str(error).split())}") from error
     pool = client.ApiClient(configuration).rest_client.pool_manager
     return Upstream(configuration.host.rstrip("/"), pool, configuration)

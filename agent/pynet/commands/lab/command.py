@@ -46,7 +46,7 @@ def _new(arguments: argparse.Namespace, families: tuple[Family, ...]) -> int:
     kubeconfig = ""
     if arguments.kubeconfig:
         kubeconfig = str(Path(arguments.kubeconfig).resolve())  # --clean may run elsewhere
-        cluster.connect(kubeconfig)  # of no use: better said before anything is made
+        cluster.check(kubeconfig)
     with Interrupts() as interrupts, state.claim() as number:
         made = state.State(number, arguments.nodes, arguments.pods, families, kubeconfig)
         lab = Lab(made, _say(output), interrupts.check)

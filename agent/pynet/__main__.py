@@ -7,6 +7,7 @@ chosen: the agent must not pay for what the lab needs.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ COMMANDS: Final = {
 EXIT_USAGE: Final = 64  # EX_USAGE of sysexits.h: argparse's own 2 means "changes" to `pynet plan`
 EXIT_INTERRUPTED: Final = 130  # 128 + SIGINT
 EXIT_PIPE: Final = 141  # 128 + SIGPIPE
+EXIT_FULL: Final = 1
 
 
 class _Parser(argparse.ArgumentParser):
@@ -49,9 +51,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # `pynet status | head`: the reader has what it wanted
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter's own flush would fail as well
+        _drop_output()
         return EXIT_PIPE
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename is not None:  # not standard output: a defect, or a file's
+            raise
+        print("pynet: what it has to say cannot be written: No space left on device", file=sys.stderr)
+        _drop_output()
+        return EXIT_FULL
     return status
+
+
+def _drop_output() -> None:
+    """Or the interpreter's own flush at the end would fail as well."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _run(argv: list[str]) -> int:

@@ -120,6 +120,8 @@ def load(path: str | None) -> Config:
     """
     if path is None:
         return Config()
+    if not path:
+        raise ConfigError("--config is empty; allowed: a file's name")
     try:
         with Path(path).open("rb") as file:
             content = file.read(MAX_FILE_BYTES + 1)

@@ -47,7 +47,8 @@ def read_yaml(content: bytes) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise ValueError(f"{place}not valid YAML: {error.problem or error.context}") from None
+        hint = " (indent with spaces)" if "'\\t'" in str(error.problem) else ""
+        raise ValueError(f"{place}not valid YAML: {error.problem or error.context}{hint}") from None
     except yaml.YAMLError as error:
         raise ValueError(f"not valid YAML: {error}") from None
     except (ValueError, OverflowError, TypeError, KeyError, AttributeError, IndexError) as error:

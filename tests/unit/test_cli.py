@@ -88,6 +88,36 @@ def test_a_wrong_configuration_exits_with_64_and_one_line(tmp_path, arguments):
     assert done.stderr == f"pynet: {file}: routes.metric is 300; allowed: a whole number 1..254\n"
 
 
+@pytest.mark.parametrize("command", ["agent", "plan"])
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ((), "--node-name is not given and $NODE_NAME is not set"),
+        (("--node-name", "Node-1"), "--node-name is 'Node-1'; allowed: lower-case letters"),
+        (("--node-name", "a..b"), "--node-name is 'a..b'; allowed: "),
+        (("--node-name", "n", "--token-file", "t"), "--token-file is given without --api-server"),
+        (("--node-name", "n", "--ca-file", "c"), "--ca-file is given without --api-server"),
+        (
+            ("--node-name", "n", "--kubeconfig", "k", "--api-server", "https://h"),
+            "--kubeconfig is given together with --api-server",
+        ),
+        (("--node-name", "n", "--config", ""), "--config is empty"),
+    ],
+)
+def test_flags_that_cannot_be_meant_are_one_line_with_64(command, flags, words):
+    done = pynet(command, *flags, env={name: value for name, value in os.environ.items() if name != "NODE_NAME"})
+    assert (done.returncode, done.stdout) == (64, "")
+    assert done.stderr.startswith(f"pynet: {words}")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_run_dir_that_is_no_folder_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "pynet.yaml").write_text(f"runDir: {tmp_path}/file\n")
+    done = pynet("agent", "--node-name", "n", "--config", str(tmp_path / "pynet.yaml"), "--api-server", "http://127.0.0.1:1")
+    assert (done.returncode, done.stderr) == (1, f"pynet agent: {tmp_path}/file (runDir) is not a folder\n")
+
+
 def test_a_defect_is_not_taken_for_wrong_usage(tmp_path):
     code = "import pynet.__main__ as m, pynet.commands.version as v; v.run = lambda args: 1 // 0; m.main(['version'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -142,6 +172,15 @@ def test_a_reader_that_has_seen_enough_ends_the_command_quietly():
     )
     os.close(writing)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_full_disk_under_the_output_is_one_line():
+    with Path("/dev/full").open("w", encoding="ascii") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "pynet", "version"], stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60
+        )
+    assert done.returncode == 1
+    assert done.stderr == "pynet: what it has to say cannot be written: No space left on device\n"
 
 
 def test_ctrl_c_ends_a_command_with_130_and_no_stack_trace():

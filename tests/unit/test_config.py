@@ -212,6 +212,10 @@ MISTAKES = [
     ("forward: auto\n---\nforward: never", "line 2, column 1: not valid YAML: "),
     ("forward: !!python/object/apply:os.getpid []", "line 1, column 10: not valid YAML: could not determine a constructor"),
     ("\tforward: auto", "line 1, column 1: not valid YAML: "),
+    (
+        "routes:\n\tmetric: 5",
+        "line 2, column 1: not valid YAML: found character '\\t' that cannot start any token (indent with",
+    ),
     ("resyncSeconds: 2026-13-45", "not valid YAML: a value that cannot be (month must be in 1..12)"),
     ("resyncSeconds: " + "9" * 5000, "not valid YAML: a value that cannot be ("),
     ("[" * 5000, "not valid YAML: nested too deeply"),

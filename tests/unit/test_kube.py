@@ -134,7 +134,7 @@ def test_token_that_vanishes_leaves_the_last_one_in_use(tmp_path):
     first = source.current()
     path.unlink()
     assert source.refresh(first) == first
-    assert source.error == f"{path}: No such file or directory"
+    assert source.error == f"token file {path}: No such file or directory"
     tokens(tmp_path, "back")
     assert source.refresh(first).token == "back"
     assert source.error == ""
@@ -365,7 +365,7 @@ def test_a_ca_file_without_a_certificate_is_named(tmp_path):
     path.write_text(SECRET)
     with pytest.raises(creds.CredentialsError) as caught:
         creds.from_token_files("https://127.0.0.1:1", None, path).current()
-    assert str(caught.value) == f"{path}: no certificate in PEM"
+    assert str(caught.value) == f"CA file {path}: no certificate in PEM"
 
 
 def test_new_ca_is_read_after_a_handshake_that_failed(secure, keys, tmp_path):
@@ -452,7 +452,9 @@ def test_refused_token_is_read_again_and_the_request_made_once_more(fake, tmp_pa
     assert str(caught.value) == "401: Unauthorized: our credentials are not, or no longer, accepted"
     assert len(fake.requests) == 4
     path.unlink()
-    with pytest.raises(ApiError, match=rf"accepted; they could not be read again: {path}: No such file or directory$"):
+    with pytest.raises(
+        ApiError, match=rf"accepted; they could not be read again: token file {path}: No such file or directory$"
+    ):
         api.get_json(WHERE)
 
 

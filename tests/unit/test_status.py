@@ -170,7 +170,7 @@ def test_ready_from_a_snapshot_says_so():
 def test_held_removal_condition_and_half_working_sysctl_are_remarks_only():
     status = but(
         held=HeldStatus(40, "40 of 50 IPv4 routes would go at once", NOW),
-        condition=PartStatus("failed", "403: forbidden"),
+        condition=PartStatus("failed", "NetworkUnavailable not set: 403: forbidden"),
         sysctls=(SysctlStatus("net.bridge.bridge-nf-call-iptables", "1", "", "br_netfilter is not loaded"),),
         node=NodeStatus("node-1", known=True, pod_cidrs=("10.244.1.0/24",), refused=("fd00::1/64 has host bits set",)),
     )
@@ -179,7 +179,7 @@ def test_held_removal_condition_and_half_working_sysctl_are_remarks_only():
     assert verdict.remarks == (
         "a podCIDR of our own Node is not used: fd00::1/64 has host bits set",
         "a removal of 40 routes is held: 40 of 50 IPv4 routes would go at once",
-        "the Node condition is not set: 403: forbidden",
+        "the Node condition: NetworkUnavailable not set: 403: forbidden",
         "sysctl net.bridge.bridge-nf-call-iptables: br_netfilter is not loaded",
     )
 

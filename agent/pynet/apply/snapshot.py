@@ -86,6 +86,8 @@ def save(path: Path, snapshot: Snapshot) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         remove_leftovers(path)
         write_atomically(path, data, 0o600)
+    except FileExistsError:
+        raise SnapshotError(f"{path} cannot be written: {path.parent} (stateDir) is not a folder") from None
     except OSError as problem:
         raise SnapshotError(f"{path} cannot be written: {problem.strerror}") from None
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from pynet import config
-from pynet.commands.agent import add_api_arguments, check_node_name
+from pynet.commands.agent import add_api_arguments, check_api_arguments, check_node_name
 from pynet.commands.agent.process import FatalError
 from pynet.commands.agent.wiring import credentials_of, settings_of
 from pynet.commands.output import add_output_argument, printable
@@ -50,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the plan; returns 0 if there is nothing to do, 2 if there is, 1 if it cannot be made. Raises ConfigError."""
     settings = config.load(args.config)
     name = check_node_name(args.node_name)
+    check_api_arguments(args)
     try:
         plan, facts, unreadable = _make(settings, name, Api(credentials_of(args, Path(settings.run_dir))))
     except (ApiError, MalformedError, FatalError, CredentialsError, OSError) as error:

@@ -52,7 +52,7 @@ def _port(text: str) -> int:
 def run(args: argparse.Namespace) -> int:
     """Print the agent's status; returns 0 if it is ready, 1 if not, 3 if it is not reached. Raises ConfigError."""
     health = config.load(args.config).health
-    address = args.address if args.address is not None else health.address
+    address = args.address or health.address
     port = args.port if args.port is not None else health.port
     try:
         document = _fetch(address, port)

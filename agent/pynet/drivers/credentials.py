@@ -173,23 +173,23 @@ def checked_url(server: str) -> str:
     return server.rstrip("/")
 
 
-def _read(path: Path) -> str:
+def _read(what: str, path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "not text"
-        raise CredentialsError(f"{path}: {why}") from None
+        raise CredentialsError(f"{what} {path}: {why}") from None
 
 
 def _read_token(path: Path) -> str:
-    return _checked_token(_read(path).strip(), str(path))
+    return _checked_token(_read("token file", path).strip(), f"token file {path}")
 
 
 def _read_ca(path: Path) -> str:
     """The CA's text. OpenSSL does not say which file was wrong."""
-    text = _read(path)
+    text = _read("CA file", path)
     if "-----BEGIN " not in text:
-        raise CredentialsError(f"{path}: no certificate in PEM")
+        raise CredentialsError(f"CA file {path}: no certificate in PEM")
     return text
 
 

@@ -120,7 +120,7 @@ def _remarks(status: Status, counts: Mapping[tuple[Family, str], int]) -> Iterat
     if status.held is not None:
         yield f"a removal of {status.held.routes} routes is held: {status.held.reason}"
     if status.condition.state == "failed":
-        yield f"the Node condition is not set: {status.condition.error}"
+        yield f"the Node condition: {status.condition.error}"
     for state in ("conflict", "unreachable", "rejected"):
         number = sum(counts.get((family, state), 0) for family in FAMILIES)
         if number:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -15,6 +16,9 @@ from pynet.commands.agent.process import FatalError, hold_lock, settle_memory
 from pynet.report.logs import LEVELS
 
 TERMINATION_LOG: Final = "/dev/termination-log"
+
+_LABEL: Final = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+_NODE_NAME: Final = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*")  # a DNS subdomain (RFC 1123)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +42,19 @@ def check_node_name(name: str) -> str:
     """``name`` if it can be a Node's. Raises ConfigError."""
     if not name:
         raise config.ConfigError("--node-name is not given and $NODE_NAME is not set; allowed: the name of this Node")
+    if not _NODE_NAME.fullmatch(name):
+        allowed = "lower-case letters, digits, - and ., as the Node object has it (a host's name may differ in case)"
+        raise config.ConfigError(f"--node-name is {name!r}; allowed: {allowed}")
     return name
+
+
+def check_api_arguments(args: argparse.Namespace) -> None:
+    """Raise ConfigError for flags of which one would silently be ignored."""
+    own = [flag for flag in ("--api-server", "--token-file", "--ca-file") if getattr(args, flag[2:].replace("-", "_"))]
+    if args.kubeconfig and own:
+        raise config.ConfigError(f"--kubeconfig is given together with {own[0]}; allowed: one of them")
+    if own and not args.api_server:
+        raise config.ConfigError(f"{own[0]} is given without --api-server; allowed: both, or neither")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         settings = config.load(args.config)
         name = check_node_name(args.node_name)
+        check_api_arguments(args)
     except config.ConfigError as error:
         _leave_word(f"pynet: {error}")
         raise

@@ -35,6 +35,8 @@ def hold_lock(run_dir: Path) -> Iterator[None]:
     try:
         run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except FileExistsError:
+        raise FatalError(f"{run_dir} (runDir) is not a folder") from None
     except OSError as error:
         raise FatalError(f"{path} cannot be written: {error.strerror}") from None
     try:

@@ -47,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.modules.setdefault("rich", cast("ModuleType", None))
     try:
         status = _run(sys.argv[1:] if argv is None else list(argv))
-        sys.stdout.flush()
+        if sys.stdout is not None:  # `pynet version >&-`
+            sys.stdout.flush()
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # `pynet status | head`: the reader has what it wanted

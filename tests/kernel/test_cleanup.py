@@ -122,6 +122,15 @@ def test_a_second_cleanup_finds_nothing(node, host):
     assert host.cleanup() == (0, {"dryRun": False, "removed": [], "stays": []})
 
 
+def test_a_file_that_cannot_go_is_named_with_why_and_the_rest_goes(node, host):
+    snapshot = host.state / "last-good.json"
+    snapshot.unlink()
+    snapshot.mkdir()
+    status, said = host.cleanup()
+    assert (status, said["stays"]) == (1, [f"snapshot: {snapshot}: Is a directory"])
+    assert not host.conflist.exists()
+
+
 def test_what_pods_use_stays_until_the_last_one_is_gone(node, host):
     make_routes(node)
     node.run("ip", "link", "add", "pynet0", "type", "bridge")

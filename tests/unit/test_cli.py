@@ -183,6 +183,11 @@ def test_a_full_disk_under_the_output_is_one_line():
     assert done.stderr == "pynet: what it has to say cannot be written: No space left on device\n"
 
 
+def test_closed_standard_streams_are_no_defect():
+    done = subprocess.run(["sh", "-c", f"{sys.executable} -m pynet version >&-"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_ctrl_c_ends_a_command_with_130_and_no_stack_trace():
     reached = threading.Event()
 

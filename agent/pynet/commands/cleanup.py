@@ -60,7 +60,7 @@ class Cleanup:
         try:
             self.removed += act()
         except (OSError, InstallError, RuntimeError) as error:
-            self.stays.append(f"{name}: {' '.join(str(error).split())}")
+            self.stays.append(f"{name}: {_plain(error)}")
 
     def _conflist(self) -> list[str]:
         path = Path(self._settings.cni.conf_dir, self._settings.cni.conf_name)
@@ -161,6 +161,12 @@ class Cleanup:
         except OSError:  # a mount point, as in a pod: empty is all that can be had
             return []
         return [str(folder)]
+
+
+def _plain(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split())
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

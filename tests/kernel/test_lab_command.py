@@ -212,6 +212,21 @@ def test_what_there_is_not_is_told_in_one_line(host):
 
 
 @pytest.mark.parametrize(
+    ("run", "words"),
+    [
+        ("mount -t tmpfs -o ro none /run", "/run/pynet-lab-1: Read-only file system"),
+        ("mount -t tmpfs -o size=8k none /run; head -c 8192 /dev/zero >/run/x", "No space left on device"),
+    ],
+)
+def test_a_machine_that_has_no_place_for_a_lab_is_told_in_one_line(host, run, words):
+    script = f"{run}; exec {sys.executable} -m pynet lab --nodes 1"
+    command = ("unshare", "--mount", "--propagation", "private", "sh", "-c", script)
+    done = host.namespace.popen(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    _, err = done.communicate(timeout=SECONDS)
+    assert (done.returncode, err) == (1, f"pynet lab: {words}\n")
+
+
+@pytest.mark.parametrize(
     "flags", [["--nodes", "0"], ["--nodes", "65"], ["--nodes", "x"], ["--family", "5"], ["--check", "--clean"]]
 )
 def test_wrong_usage_is_64(host, flags):

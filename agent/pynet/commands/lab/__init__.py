@@ -48,11 +48,20 @@ def run(arguments: argparse.Namespace) -> int:
         from pynet.commands.lab import command
 
         return command.run(arguments, FAMILIES[arguments.family])
-    except LabError as error:
+    except BrokenPipeError:  # who reads has seen enough
+        raise
+    except (LabError, OSError) as error:
         if arguments.output == "json":
-            print(json.dumps({"passed": False, "error": str(error)}))
-        print(f"pynet lab: {error}", file=sys.stderr)
+            print(json.dumps({"passed": False, "error": _plain(error)}))
+        print(f"pynet lab: {_plain(error)}", file=sys.stderr)
         return 1
+
+
+def _plain(error: LabError | OSError) -> str:
+    """In one line: what the machine has not got for us (space, a folder that can be written) is no defect."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
 
 
 def _check_host() -> None:

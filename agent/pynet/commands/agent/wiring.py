@@ -19,20 +19,20 @@ from pynet.apply.masquerade import Masquerade
 from pynet.apply.routes import RouteWriter
 from pynet.apply.snapshot import SnapshotError, load
 from pynet.commands.agent.herald import Herald
-from pynet.commands.agent.process import FatalError, require_net_admin
+from pynet.commands.agent.process import FatalError, collect_garbage, require_net_admin
 from pynet.commands.agent.reporter import Reporter
 from pynet.config import Config
 from pynet.core.addresses import parse_prefix
 from pynet.core.desired import Desired, Settings
 from pynet.core.diff import Differ
 from pynet.core.guard import GuardSettings
-from pynet.core.model import NodeFacts, format_address
+from pynet.core.model import NodeFacts, Prefix, format_address
 from pynet.drivers.credentials import Credentials, CredentialsError, from_kubeconfig, from_token_files, in_cluster
 from pynet.drivers.kube import Api
 from pynet.drivers.netlink import Monitor, RouteSocket
-from pynet.loop import Loop, Waker
+from pynet.loop import Loop, PassReport, Waker
 from pynet.observe.clusterwatch import ClusterWatch
-from pynet.observe.facts import Facts
+from pynet.observe.facts import Facts, Observed
 from pynet.observe.fib import Fib
 from pynet.observe.inbox import NodeInbox
 from pynet.observe.links import EgressInterfaces
@@ -155,10 +155,15 @@ class Agent:
             self._effects,
             guard=GuardSettings(config.removal_guard.fraction, config.removal_guard.minimum),
             relist=self._watch.relist,
-            observer=self._reporter.passed,
+            observer=self._passed,
             resync_seconds=config.resync_seconds,
             log=self.log,
         )
+
+    def _passed(self, observed: Observed, report: PassReport, repaired: set[Prefix]) -> None:
+        self._reporter.passed(observed, report, repaired)
+        if report.trigger == "resync":
+            collect_garbage()
 
     def _parts(self, name: str) -> Parts:
         config, reporter = self._config, self._reporter

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,7 +31,7 @@ def world(*peers, own=OWN_FACTS, at=None, settings_=SETTINGS) -> Desired:
 
 
 def picture(desired: Desired):
-    return desired.routes, desired.verdicts, desired.owners, sorted(desired.accepted())
+    return desired.routes, desired.verdicts, desired.owners, desired.members.pods
 
 
 @given(st.lists(st.one_of(events(), hosts), max_size=25))
@@ -53,6 +55,21 @@ def test_any_order_of_events_gives_what_a_fresh_computation_gives(history):
         fresh.set_host(at)
     fresh.update(dict(sorted(final.items(), reverse=True)))
     assert picture(desired) == picture(fresh)
+
+
+@given(st.lists(st.one_of(events(), hosts), max_size=25))
+@settings(max_examples=150, deadline=None)
+def test_members_are_the_podcidrs_and_the_reached_addresses_of_peers_that_are_neither_rejected_nor_ignored(history):
+    desired = Desired(SETTINGS)
+    for event in history:
+        if isinstance(event, tuple):
+            desired.update(dict([event]))
+        else:
+            desired.set_host(event)
+        inside = [v for v in desired.verdicts.values() if v.state in {"accepted", "unreachable"}]
+        assert desired.members.pods == Counter(v.prefix for v in inside)
+        on_link = {v.next_hop for v in inside if v.state == "accepted"}
+        assert on_link <= desired.members.nodes.keys() <= {v.next_hop for v in inside}
 
 
 @given(st.lists(events(), max_size=20), hosts)

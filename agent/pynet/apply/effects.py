@@ -82,7 +82,6 @@ class Effects:
         self._snapshot: Applier[int] = Applier("snapshot", self._save_snapshot, debounce=_SNAPSHOT_DEBOUNCE)
         self._sysctls_checked = False
         self._mtu = 0
-        self._reached: frozenset[bytes] = frozenset()  # addresses of peers that are or were on-link
 
     @property
     def snapshot_path(self) -> Path:
@@ -178,20 +177,12 @@ class Effects:
     def _submit_rules(self, state: tuple[int, frozenset[Claim]]) -> None:
         """In the applier's thread: make the sets, of all that is accepted and of what the removal guard keeps."""
         kept = state[1]
-        desired, settings = self._desired, self._config.masquerade
-        # A list of a dict's values is taken in one step of the interpreter: the loop may go on changing the dict.
-        verdicts = list(desired.verdicts.items())
-        accepted = [v for _, v in verdicts if v.state in {"accepted", "unreachable"}]
-        prefixes = {v.prefix for v in accepted if v.prefix is not None}.union(claim.prefix for claim in kept)
-        # An outage does not take a peer's address out of the sets; but one that never was on-link is no more than a claim, and
-        # must not switch masquerading off for an address of the Internet.
-        self._reached = frozenset(v.next_hop for v in accepted if v.state == "accepted" or v.next_hop in self._reached)
-        own = desired.own
+        own, members, settings = self._desired.own, self._desired.members, self._config.masquerade
         self.parts.masquerade.submit(
             Ruleset(
                 own=frozenset(own.cidrs),
-                pods=self._cluster or frozenset(own.cidrs) | prefixes,
-                nodes=self._reached.union(own.addresses, (claim.next_hop for claim in kept)),
+                pods=self._cluster or frozenset(members.pods).union(own.cidrs, (claim.prefix for claim in kept)),
+                nodes=frozenset(members.nodes).union(own.addresses, (claim.next_hop for claim in kept)),
                 except_=self._exceptions,
                 ipv4=settings.ipv4,
                 ipv6=settings.ipv6,

@@ -7,7 +7,7 @@ order of events, is a property that tests/unit/test_desired.py checks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -15,6 +15,7 @@ import msgspec
 from pynet.core.addresses import overlap, parse_prefix
 from pynet.core.claims import Claim, ClaimGuard, Refusal, node_addresses, pod_cidrs, read_claims
 from pynet.core.host import Host, OnLink, broadcasts, connected_networks
+from pynet.core.members import Members
 from pynet.core.model import (
     FAMILIES,
     RT_TABLE_MAIN,
@@ -83,7 +84,8 @@ class Desired:
         self.nodes: dict[str, NodeFacts] = {}
         self.own = OwnNode()
         self.host = Host()
-        self.accepted_changes = 0  # counts changes of what accepted() yields
+        self.members = Members()
+        self.accepted_changes = 0  # counts changes of verdicts
         self.changed: set[tuple[str, Family]] = set()  # peers with another verdict, for whoever reports them to take out
         self._claims: dict[Family, dict[str, Claim]] = {4: {}, 6: {}}
         self._overlaps: dict[Family, Overlaps] = {4: Overlaps(32), 6: Overlaps(128)}
@@ -123,12 +125,6 @@ class Desired:
         self._find_links(touched)
         return touched
 
-    def accepted(self) -> Iterator[Claim]:
-        """The claims of all peers that are neither rejected nor ignored: what belongs to the cluster."""
-        for verdict in self.verdicts.values():
-            if verdict.state in {"accepted", "unreachable"} and verdict.prefix is not None:
-                yield Claim(verdict.prefix, verdict.next_hop)
-
     def unreachable(self) -> frozenset[Prefix]:
         """The podCIDRs of peers that are there, and not on-link now."""
         return frozenset(v.prefix for v in self.verdicts.values() if v.state == "unreachable" and v.prefix is not None)
@@ -165,8 +161,8 @@ class Desired:
     def _find_links(self, touched: set[Prefix]) -> None:
         """Ask again whether each next hop is on-link. Who wins among overlapping claims does not depend on it."""
         for (name, family), verdict in list(self.verdicts.items()):
-            if verdict.state in {"accepted", "unreachable"} and verdict.prefix is not None:
-                self._link(name, family, Claim(verdict.prefix, verdict.next_hop), verdict.uid, touched)
+            if (claim := _standing(verdict)) is not None:
+                self._link(name, family, claim, verdict.uid, touched)
 
     def _link(self, name: str, family: Family, claim: Claim, uid: str, touched: set[Prefix]) -> None:
         oif, reason = self._on_link.find(claim.next_hop)
@@ -244,6 +240,8 @@ class Desired:
         if before != verdict:
             self.accepted_changes += 1
             self.changed.add(key)
+            on_link = verdict is not None and verdict.state == "accepted"
+            self.members.note(key, _standing(before), _standing(verdict), on_link=on_link)
         if verdict is None:
             self.verdicts.pop(key, None)
         else:
@@ -252,6 +250,13 @@ class Desired:
             self.routes[route.prefix] = route
             self.owners[route.prefix] = key
             touched.add(route.prefix)
+
+
+def _standing(verdict: Verdict | None) -> Claim | None:
+    """What a peer has by its verdict: nothing if it is rejected or ignored."""
+    if verdict is None or verdict.prefix is None or verdict.state not in {"accepted", "unreachable"}:
+        return None
+    return Claim(verdict.prefix, verdict.next_hop)
 
 
 def _own_node(facts: NodeFacts | None, host: Host) -> OwnNode:

@@ -101,7 +101,7 @@ class Facts:
         return now < self._patient_until
 
     def observe(self, *, everything: bool) -> Observed:
-        """Take in all that waits; with ``everything`` also read links, addresses and routes anew.
+        """Look into what :meth:`cut_off` took in and into the inbox; with ``everything`` read links, addresses and routes anew.
 
         Raises NetlinkError if the kernel could not be read: the Nodes are taken over all the same, for they are not told twice,
         and the next look has to be at everything.
@@ -134,7 +134,6 @@ class Facts:
         kernel.add(self._taken)
         self._taken = Changes()
         self._patient_until = 0.0
-        kernel.add(self.fib.read(self.interest()))
         return kernel
 
     def _read_kernel(self, *, full: bool, host: bool) -> set[Prefix]:

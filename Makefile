@@ -2,7 +2,6 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.NOTPARALLEL:
 .PHONY: help env testenv demo test lint format types unit kernel api e2e bench image docs lock clean
 
 BIN := .venv/bin
@@ -45,8 +44,7 @@ kernel: ## tests against the real kernel, in network namespaces (root)
 api: ## tests against a real kube-apiserver and etcd (root, Go; the first run builds them)
 
 e2e: testenv ## real clusters (kind) with pynet as their network (root, Go; ARGS="--flavours ipv4")
-	@mkdir -p $(REPORTS)
-	tests/e2e/run --junit-xml=$(REPORTS)/e2e.xml $(ARGS)
+	tests/e2e/run $(ARGS)
 
 bench: testenv ## the figures of docs/adr and benchmarks/, measured on this machine (root)
 	$(BIN)/python -m benchmarks $(ARGS)

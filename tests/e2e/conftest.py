@@ -40,8 +40,9 @@ def flavour_of(item):
 
 
 def pytest_collection_modifyitems(config, items):
-    """One cluster after the other, and on each the sections in their order."""
-    order = [None, *FLAVOURS]
+    """One cluster after the other, and on each the sections in order. What needs no cluster goes with the first flavour."""
+    asked = config.getoption("flavours").split(",")
+    order = [None, *FLAVOURS] if next(iter(FLAVOURS)) in asked else [*FLAVOURS]
     # A module that runs on none of the flavours asked for is there once, with a flavour that is none.
     none = [item for item in items if flavour_of(item) not in order]
     config.hook.pytest_deselected(items=none)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 from tests.e2e.cluster import NAMESPACE, Cluster, by_family, run, until
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 TOOLS = "pynet-e2e/tools:1"
+NETWORK = os.environ.get("KIND_EXPERIMENTAL_DOCKER_NETWORK", "kind")
+"""The docker network that kind puts the nodes on."""
 
 # nginx says who it is and whom it sees, over TCP and UDP; /big is for packets at the MTU.
 SERVE = r"""
@@ -126,7 +129,7 @@ class Outside:
     @property
     def addresses(self) -> dict[int, str]:
         """Its addresses by family."""
-        network = json.loads(run("docker", "inspect", self.name))[0]["NetworkSettings"]["Networks"]["kind"]
+        network = json.loads(run("docker", "inspect", self.name))[0]["NetworkSettings"]["Networks"][NETWORK]
         return by_family(value for value in (network["IPAddress"], network["GlobalIPv6Address"]) if value)
 
 
@@ -134,7 +137,7 @@ class Outside:
 def outside(name: str) -> Iterator[Outside]:
     """Run a host outside the cluster while the block runs."""
     run("docker", "rm", "--force", "--volumes", name, check=False)  # one that a killed run left
-    run("docker", "run", "--detach", "--name", name, "--network", "kind", TOOLS, *serving(8080))
+    run("docker", "run", "--detach", "--name", name, "--network", NETWORK, TOOLS, *serving(8080))
     try:
         host = Outside(name)
         until("the outside host serves", lambda: host.exec("curl -s -m 1 http://127.0.0.1:8080/"))

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from benchmarks import batch, changing, repairing, starting, surviving
 from benchmarks.contestants import Contestant, contestants
 from benchmarks.figures import KEYS, LINES, machine, table
+from benchmarks.process import lateness
 from benchmarks.rig import Rig, Settings, Trial
 from tests.support.cluster import cluster
 from tests.support.netns import why_not
@@ -73,7 +74,7 @@ def main() -> int:
             _say(f"  took {rig.populate(settings.nodes):.0f} s")
             for contestant in chosen:
                 _large(rig, contestant, keys, results)
-            footnote = batch.lines(rig) if not arguments.only else ""
+            footnote = f"{lateness()}\n- {batch.lines(rig)}" if not arguments.only else ""
     seconds = time.monotonic() - began
     busy = f"load {load:.1f} before it began" + (": too busy for figures that mean something" if load > IDLE else "")
     print(f"\n{machine()}, {busy}; {settings.nodes} Nodes, {settings.runs} runs each, median (range); {seconds:.0f} s in all\n")

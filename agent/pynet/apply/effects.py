@@ -190,14 +190,14 @@ class Effects:
             )
         )
 
-    def _save_snapshot(self, version: int) -> None:
+    def _save_snapshot(self, _version: int) -> None:
         """In the applier's thread: keep our own Node and the accepted peers, and nobody else's claims."""
         desired = self._desired
         names = {name for (name, _), v in list(desired.verdicts.items()) if v.state in {"accepted", "unreachable"}}
         names.add(desired.settings.own_name)
         nodes = tuple(facts for name, facts in sorted(desired.nodes.copy().items()) if name in names)
         saved = time.time()
-        save(self.snapshot_path, Snapshot(desired.settings.own_name, desired.own.uid, str(version), saved, nodes))
+        save(self.snapshot_path, Snapshot(desired.settings.own_name, saved, nodes))
         self.snapshot_saved = saved
 
 

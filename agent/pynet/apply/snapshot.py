@@ -30,15 +30,9 @@ class SnapshotError(Exception):
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """What is kept: the nodes, and whose view of which cluster it was.
-
-    ``node`` is our own Node's name and ``uid`` its UID: together they tell one cluster from another once the API answers.
-    ``resource_version`` is that of the last complete list or change seen, ``saved`` seconds since the epoch.
-    """
+    """What is kept: the nodes, and whose view it was. ``node`` is our own Node's name, ``saved`` in seconds since the epoch."""
 
     node: str
-    uid: str
-    resource_version: str
     saved: float
     nodes: tuple[NodeFacts, ...]
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -336,6 +338,41 @@ def test_cleanup_sees_what_the_agent_sees_and_is_noagent_set() -> None:
     assert cleanup["spec"]["template"]["spec"]["volumes"] == agent["spec"]["template"]["spec"]["volumes"]
     assert cleanup["spec"]["selector"]["matchLabels"] != agent["spec"]["selector"]["matchLabels"]
     assert cleanup["spec"]["template"]["spec"]["automountServiceAccountToken"] is False
+
+
+def _texts(made: object) -> Iterator[object]:
+    """Everything that names an object or is a label, wherever it is."""
+    if isinstance(made, list):
+        for each in made:
+            yield from _texts(each)
+    elif isinstance(made, dict):
+        for key, value in made.items():
+            if key in {"name", "namespace", "serviceAccountName"}:
+                yield value
+            elif key in {"labels", "annotations", "matchLabels"}:
+                yield from value.values()
+            else:
+                yield from _texts(value)
+
+
+@pytest.mark.parametrize("name", ["123", "1e3", "0x1f", "true", "null", "n", "2026-11-21"])
+def test_names_that_yaml_takes_for_something_else_stay_names(name: str) -> None:
+    objects = [*render(release=name, namespace=name), json.loads(_daemon_set_of_the_hook(name))]
+
+    assert [text for text in _texts(objects) if not isinstance(text, str)] == []
+    assert {one(objects[:-1], "DaemonSet")["metadata"][key] for key in ("name", "namespace")} == {name}
+
+
+def _daemon_set_of_the_hook(name: str) -> str:
+    hooks = [each for each in render(release=name, namespace=name) if is_hook(each)]
+    return str(one(hooks, "ConfigMap")["data"]["daemonset.json"])
+
+
+@pytest.mark.parametrize("name", ["x" * 53, "x" * 49 + "-yy", "x" * 49 + ".yy"])
+def test_objects_of_a_release_with_the_longest_of_names_have_names_that_kubernetes_takes(name: str) -> None:
+    for made in render(release=name):
+        assert re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*", made["metadata"]["name"])
+        assert len(made["metadata"]["name"]) <= 63, "the limit of labels, which Jobs and DaemonSets copy it to"
 
 
 def test_without_uninstall_there_is_no_hook_for_it() -> None:

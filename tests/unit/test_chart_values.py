@@ -276,6 +276,40 @@ def test_keys_that_do_not_exist_are_refused_by_name(key: str) -> None:
     assert f"'{key.rpartition('.')[2]}' not allowed" in refusal("--set", f"{key}=1")
 
 
+# What would be YAML, an expression of the admission policy or another argument, instead of the value that was meant.
+INJECTED = {
+    "hostPaths.cniConf": ["/etc/x, readOnly: true", "/etc/x}\n- {name: y", "/etc/x #", '/etc/"x"', "/etc/a:b", "/etc/../x", "/"],
+    "image.repository": ["pynet\nx", "pynet #", "pynet x"],
+    "image.tag": ["v1 # x", "v1\n  privileged: true", "v1:2", "v" * 129],
+    "priorityClassName": ["x\n      hostPID: true", "x: y"],
+    "serviceAccount.name": ['x" || true || "x', "x\n      hostPID: true", "X"],
+    "apiServer": ["https://x #y", "https://x\n- y"],
+}
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, bad in INJECTED.items() for value in bad])
+def test_values_that_would_be_more_than_a_value_are_refused(key: str, value: str, tmp_path: Path) -> None:
+    assert f"'/{key.replace('.', '/')}" in refusal(values(tmp_path, _nested({key: value})))
+
+
+def test_values_that_yaml_takes_for_something_else_stay_text(tmp_path: Path) -> None:
+    given = {"priorityClassName": "123", "serviceAccount": {"name": "1e3"}, "image": {"repository": "123", "tag": "1"}}
+    pod = agent_set(values(tmp_path, given))["spec"]["template"]["spec"]
+
+    assert (pod["priorityClassName"], pod["serviceAccountName"]) == ("123", "1e3")
+    assert pod["containers"][0]["image"] == "123:1"
+
+
+@pytest.mark.parametrize("key", sorted(VALUES))
+def test_key_that_is_left_empty_is_its_default_or_named(key: str, tmp_path: Path) -> None:
+    """``config:`` with nothing below it, as in a values file whose lines are commented out."""
+    done = template(values(tmp_path, {key: None}))
+
+    assert done.returncode == 0 or f"missing property '{key}'" in done.stderr, done.stderr
+    if key in {"config", "podAnnotations", "extraCapabilities"}:
+        assert done.returncode == 0, done.stderr
+
+
 # ---- its page
 
 

@@ -4,7 +4,7 @@ apiVersion: apps/v1
 kind: DaemonSet
 metadata:
   name: {{ include "pynet.name" . }}-cleanup
-  namespace: {{ .Release.Namespace }}
+  namespace: {{ .Release.Namespace | quote }}
   {{- include "pynet.metadata" (dict "root" . "component" "cleanup") | nindent 2 }}
 spec:
   selector:
@@ -20,7 +20,7 @@ spec:
       tolerations: {{ toJson .Values.tolerations }}
       initContainers:
         - name: cleanup
-          image: {{ include "pynet.image" . }}
+          image: {{ include "pynet.image" . | quote }}
           imagePullPolicy: {{ .Values.image.pullPolicy }}
           # Says in its termination message what was removed and what stays; the Job reads that.
           command: [python3, -m, pynet.uninstall, --node, --config=/etc/pynet/config.yaml]
@@ -28,10 +28,10 @@ spec:
           resources: {{- toYaml .Values.installResources | nindent 12 }}
           securityContext: {{- include "pynet.securityContext" (dict "root" . "add" (include "pynet.agentCapabilities" . | fromJsonArray)) | nindent 12 }}
           volumeMounts: {{- include "pynet.mounts" . | nindent 12 }}
-            - {name: cni-bin, mountPath: {{ .Values.hostPaths.cniBin }}}
+            - {name: cni-bin, mountPath: {{ .Values.hostPaths.cniBin | quote }}}
       containers:
         - name: done
-          image: {{ include "pynet.image" . }}
+          image: {{ include "pynet.image" . | quote }}
           imagePullPolicy: {{ .Values.image.pullPolicy }}
           command: [python3, -c, "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, {15}); signal.sigwait({15})"]
           resources: {{- toYaml .Values.installResources | nindent 12 }}

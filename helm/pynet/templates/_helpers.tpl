@@ -1,5 +1,5 @@
 {{- define "pynet.name" -}}
-{{- .Release.Name | trunc 50 | trimSuffix "-" }}
+{{- .Release.Name | trunc 50 | trimAll "-." }}
 {{- end }}
 
 {{- define "pynet.serviceAccount" -}}
@@ -16,7 +16,7 @@
 
 {{- define "pynet.selector" -}}
 app.kubernetes.io/name: pynet
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{/* Labels of an object: "root", and perhaps "component" and "extra" (the user's; they never replace what selectors go by). */}}
@@ -41,12 +41,12 @@ annotations: {{- toYaml . | nindent 2 }}
 {{- include "pynet.checkConfig" . }}
 {{- $cni := dict "confDir" .Values.hostPaths.cniConf "binDir" .Values.hostPaths.cniBin "ipamDir" (printf "%s/ipam" .Values.hostPaths.run) }}
 {{- $ours := dict "cni" $cni "sysctls" (dict "root" "/host/proc/sys") "stateDir" .Values.hostPaths.state "runDir" .Values.hostPaths.run }}
-{{- mergeOverwrite $ours (deepCopy .Values.config) | toYaml }}
+{{- mergeOverwrite $ours (deepCopy (.Values.config | default dict)) | toYaml }}
 {{- end }}
 
 {{/* What no schema can say: two values that do not go together. Fails with both keys. */}}
 {{- define "pynet.checkConfig" -}}
-{{- $config := .Values.config }}
+{{- $config := .Values.config | default dict }}
 {{- $paths := .Values.hostPaths }}
 {{- include "pynet.checkSame" (list "config.cni.confDir" (dig "cni" "confDir" "" $config) "hostPaths.cniConf" $paths.cniConf) }}
 {{- include "pynet.checkSame" (list "config.cni.binDir" (dig "cni" "binDir" "" $config) "hostPaths.cniBin" $paths.cniBin) }}
@@ -79,15 +79,15 @@ annotations: {{- toYaml . | nindent 2 }}
 
 {{/* Health is served on loopback, at address and port of the configuration. */}}
 {{- define "pynet.healthAddress" -}}
-{{- dig "health" "address" "127.0.0.1" .Values.config }}
+{{- dig "health" "address" "127.0.0.1" (.Values.config | default dict) }}
 {{- end }}
 
 {{- define "pynet.healthPort" -}}
-{{- dig "health" "port" 9794 .Values.config }}
+{{- dig "health" "port" 9794 (.Values.config | default dict) }}
 {{- end }}
 
 {{- define "pynet.metricsPort" -}}
-{{- dig "metrics" "port" 9793 .Values.config }}
+{{- dig "metrics" "port" 9793 (.Values.config | default dict) }}
 {{- end }}
 
 {{/* What every container of ours may do: nothing beyond the capabilities added. uid 0: capabilities do not reach others. */}}
@@ -109,15 +109,15 @@ seLinuxOptions: {{ toJson . }}
 {{- define "pynet.agentCapabilities" -}}
 {{- $caps := list "NET_ADMIN" }}
 {{- if .Values.netRaw }}{{ $caps = append $caps "NET_RAW" }}{{ end }}
-{{- concat $caps .Values.extraCapabilities | uniq | toJson }}
+{{- concat $caps (.Values.extraCapabilities | default list) | uniq | toJson }}
 {{- end }}
 
 {{/* Mounts that the agent and the cleanup need alike. */}}
 {{- define "pynet.mounts" -}}
 - {name: config, mountPath: /etc/pynet, readOnly: true}
-- {name: cni-conf, mountPath: {{ .Values.hostPaths.cniConf }}}
-- {name: state, mountPath: {{ .Values.hostPaths.state }}}
-- {name: run, mountPath: {{ .Values.hostPaths.run }}}
+- {name: cni-conf, mountPath: {{ .Values.hostPaths.cniConf | quote }}}
+- {name: state, mountPath: {{ .Values.hostPaths.state | quote }}}
+- {name: run, mountPath: {{ .Values.hostPaths.run | quote }}}
 - {name: proc-sys-net, mountPath: /host/proc/sys/net}
 {{- if .Values.netRaw }}
 - {name: xtables-lock, mountPath: /run/xtables.lock}
@@ -126,15 +126,15 @@ seLinuxOptions: {{ toJson . }}
 
 {{- define "pynet.volumes" -}}
 - name: config
-  configMap: {name: {{ include "pynet.name" . }}}
+  configMap: {name: {{ include "pynet.name" . | quote }}}
 - name: cni-conf
-  hostPath: {path: {{ .Values.hostPaths.cniConf }}, type: DirectoryOrCreate}
+  hostPath: {path: {{ .Values.hostPaths.cniConf | quote }}, type: DirectoryOrCreate}
 - name: cni-bin
-  hostPath: {path: {{ .Values.hostPaths.cniBin }}, type: DirectoryOrCreate}
+  hostPath: {path: {{ .Values.hostPaths.cniBin | quote }}, type: DirectoryOrCreate}
 - name: state
-  hostPath: {path: {{ .Values.hostPaths.state }}, type: DirectoryOrCreate}
+  hostPath: {path: {{ .Values.hostPaths.state | quote }}, type: DirectoryOrCreate}
 - name: run
-  hostPath: {path: {{ .Values.hostPaths.run }}, type: DirectoryOrCreate}
+  hostPath: {path: {{ .Values.hostPaths.run | quote }}, type: DirectoryOrCreate}
 - name: proc-sys-net
   hostPath: {path: /proc/sys/net, type: Directory}
 {{- if .Values.netRaw }}
@@ -150,7 +150,7 @@ dnsPolicy: ClusterFirstWithHostNet
 securityContext:
   seccompProfile: {type: RuntimeDefault}
 {{- with .Values.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- include "pynet.pullSecrets" . }}
 nodeSelector: {{ toJson .Values.nodeSelector }}

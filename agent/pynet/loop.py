@@ -146,7 +146,8 @@ class Loop:
             self._relist()
         error, done, observed, repaired = "", 0, Observed(), set[Prefix]()
         try:
-            if self.facts.cut_off(began) and not (resync or retry):
+            self.facts.listen()
+            if not (resync or retry) and self.facts.cut_off(began):
                 return
             observed = self.facts.observe(everything=resync or retry)
             if observed.host or observed.kernel.dump:

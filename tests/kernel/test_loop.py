@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import subprocess
 import time
 
 import pytest
 from pynet.core.guard import GuardSettings
+from pynet.drivers.netlink import NetlinkError
 
 from tests.kernel.rig import OWN_FACTS, Rig, eventually, peer, running
 
@@ -235,28 +237,56 @@ def test_a_lost_address_gets_a_moment_to_come_back_before_thousands_of_peers_are
     try:
         rig.list(peer(1), peer(2))
         facts = rig.loop.facts
+
+        def cut_off(now):
+            facts.listen()
+            return facts.cut_off(now)
+
         facts.observe(everything=True)
         changes = rig.desired.accepted_changes
         lose = ("ip", "address", "del", "10.99.0.1/24", "dev", "eth0")
 
-        assert not facts.cut_off(100.0)
+        assert not cut_off(100.0)
         node.run(*lose)
-        assert facts.cut_off(100.0)
-        assert facts.cut_off(100.09)
+        assert cut_off(100.0)
+        assert cut_off(100.09)
         assert facts.look_at(100.09) == pytest.approx(100.1)
         node.run("ip", "address", "add", "10.99.0.1/24", "dev", "eth0")
-        assert not facts.cut_off(100.091)
+        assert not cut_off(100.091)
         observed = facts.observe(everything=False)
         assert observed.kernel.dump
         assert rig.desired.accepted_changes == changes
 
         node.run(*lose)
-        assert facts.cut_off(101.0)
-        assert not facts.cut_off(101.101)
+        assert cut_off(101.0)
+        assert not cut_off(101.101)
         facts.observe(everything=False)
         assert (rig.state("node-1"), rig.state("node-1", 6)) == ("unreachable", "accepted")
-        assert not facts.cut_off(101.11)
+        assert not cut_off(101.11)
         assert facts.look_at(101.11) == float("inf")
+    finally:
+        rig.close()
+
+
+def test_what_the_kernel_told_is_not_forgotten_when_it_cannot_be_read_then(node, monkeypatch):
+    rig = Rig(node)
+    try:
+        rig.list(peer(1))
+        facts = rig.loop.facts
+        facts.observe(everything=True)
+        node.sysctl("net/ipv4/conf/eth0/forwarding", 0)
+        node.sysctl("net/ipv4/conf/eth0/forwarding", 1)
+        facts.listen()
+
+        def refuse(_wanted):
+            raise NetlinkError(errno.ENOBUFS, "", "dump routes")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(facts.fib, "dump", refuse)
+            with pytest.raises(NetlinkError, match="dump routes"):
+                facts.observe(everything=True)
+        assert facts.observe(everything=True).kernel.sysctls
+        assert not facts.observe(everything=True).kernel.sysctls
     finally:
         rig.close()
 

@@ -339,7 +339,7 @@ def test_a_snapshot_adds_routes_and_removes_none_and_another_clusters_nodes_go_o
     old_self = NodeFacts(OWN, "u-other-cluster", 1, OWN_FACTS.pod_cidrs, OWN_FACTS.internal_ips, os="linux")
     rig = Rig(node, guard=GuardSettings(0.5, 3))
     rig.loop.facts._load_snapshot = lambda: {facts.name: facts for facts in (old_self, *[peer(n) for n in range(1, 6)])}
-    rig.loop.facts.snapshot_at = 0.0
+    rig.loop.facts._snapshot_at = 0.0
     try:
         rig.thread.start()
         eventually(lambda: rig.loop.settled)

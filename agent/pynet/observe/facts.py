@@ -1,6 +1,7 @@
 """The facts that decisions follow from, and how they are kept: Nodes, the host, the kernel's routes.
 
-``observe`` takes in what the watchers have recorded and brings the desired state up to date with it. It decides nothing.
+``listen`` takes in what the kernel tells; ``observe`` looks into it and into what the watchers have recorded, and brings the
+desired state up to date. Nothing is decided here but when to look.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from pynet.observe.fib import Changes, Fib, Interest
 from pynet.observe.inbox import NodeChanges, NodeInbox, NodeList
 from pynet.observe.links import EgressInterfaces, read_host
 
-_IMPATIENCE: Final = 0.05
-_GUARD_WAIT: Final = 2.0
-_PATIENCE: Final = 0.1
+# Seconds:
+_IMPATIENCE: Final = 0.05  # between looks while there is no list yet
+_GUARD_WAIT: Final = 2.0  # for what the guard is to protect, after a list
+_PATIENCE: Final = 0.1  # for a lost address or link to come back
 _NEVER: Final = float("inf")
 
 
@@ -54,6 +56,7 @@ class Facts:
 
     ``complete`` says that a complete list has been seen since the start: nothing may be removed before. ``listed_at`` is the
     monotonic time at which the last complete, consistent list was asked for; ``source`` is "none", "snapshot" or "api".
+    ``snapshot_at`` is the monotonic time from which ``load_snapshot`` stands in for a list that has not come.
     """
 
     def __init__(
@@ -75,24 +78,27 @@ class Facts:
         self.listed_at = float("-inf")
         self._socket = socket
         self._inbox = inbox
-        self._links = egress
+        self._egress = egress
         self._cluster = cluster
         self._seen = (ClusterFacts(), desired.own.cidrs, desired.own.addresses)
-        self._egress: set[str] = set()
+        self._egress_names: set[str] = set()  # that interfaces for peers had so far
         self._load_snapshot = load_snapshot
-        self.snapshot_at = snapshot_at
+        self._snapshot_at = snapshot_at
         self._postponed = Changes()
         self._taken = Changes()  # told by the kernel, and not yet looked into
         self._patient_until = 0.0
 
+    def listen(self) -> None:
+        """Take in what the kernel tells, for :meth:`cut_off` and :meth:`observe`."""
+        self._taken.add(self.fib.read(self.interest()))
+
     def cut_off(self, now: float) -> bool:
-        """Take in what the kernel tells. True if a pass had better wait (100 ms in all, see :meth:`look_at`): the address or
-        the link that peers are reached by has just gone.
+        """Whether the address or the link that peers are reached by has just gone: a pass had better wait, for 100 ms in all
+        (see :meth:`look_at`). Raises NetlinkError if the kernel could not be read.
 
         Mostly it is back at once: a lease renewed, a network service restarted, an interface made anew. The kernel has taken
         the routes itself, and to work out that thousands of peers are unreachable would only put off their return.
         """
-        self._taken.add(self.fib.read(self.interest()))
         lost = self._taken.host and usable_families(self.desired.host) - usable_families(self._look_at_host())
         if not lost:
             self._patient_until = 0.0
@@ -101,7 +107,7 @@ class Facts:
         return now < self._patient_until
 
     def observe(self, *, everything: bool) -> Observed:
-        """Look into what :meth:`cut_off` took in and into the inbox; with ``everything`` read links, addresses and routes anew.
+        """Look into what :meth:`listen` took in and into the inbox; with ``everything`` read links, addresses and routes anew.
 
         Raises NetlinkError if the kernel could not be read: the Nodes are taken over all the same, for they are not told twice,
         and the next look has to be at everything.
@@ -171,17 +177,17 @@ class Facts:
         """When to look again though nothing may have come: soon, while a failing API server may call for the snapshot, or while
         the host is cut off.
         """
-        undecided = self.source == "none" and self.snapshot_at < _NEVER
+        undecided = self.source == "none" and self._snapshot_at < _NEVER
         soon = now + _IMPATIENCE if undecided or (self.source == "api" and not self.sufficient) else _NEVER
         return min(soon, self._patient_until or _NEVER)
 
     def _consider_snapshot(self) -> None:
-        """Without a list, take the Nodes of the last good state: as soon as the API server fails us, at snapshot_at at the
-        latest. Routes may be added by them, and none removed.
+        """Without a list, take the Nodes of the last good state: as soon as the API server fails us, and no later than
+        ``snapshot_at``. Routes may be added by them, and none removed.
         """
-        if self.source != "none" or (time.monotonic() < self.snapshot_at and not self._inbox.error):
+        if self.source != "none" or (time.monotonic() < self._snapshot_at and not self._inbox.error):
             return
-        self.snapshot_at = _NEVER
+        self._snapshot_at = _NEVER
         nodes = self._load_snapshot()
         if nodes:
             self.source = "snapshot"
@@ -189,7 +195,7 @@ class Facts:
             self._inbox.put_list(NodeList(dict(nodes), consistent=False, complete=False, started=never, received=never))
 
     def _named(self, name: str) -> bool:
-        return name in self._egress or self._links.names(name)
+        return name in self._egress_names or self._egress.names(name)
 
     def _seeing(self) -> tuple[ClusterFacts, tuple[Prefix, ...], tuple[bytes, ...]]:
         return self._cluster(), self.desired.own.cidrs, self.desired.own.addresses
@@ -198,14 +204,14 @@ class Facts:
         self._seen = self._seeing()
         host = self._look_at_host()
         # With `auto` the interface is known by our address, which may be gone along with it: then its name is all we have.
-        self._egress |= {host.link_name(index) for index in set().union(*host.interfaces.values())}
+        self._egress_names |= {host.link_name(index) for index in set().union(*host.interfaces.values())}
         return self.desired.set_host(host)
 
     def _look_at_host(self) -> Host:
         cluster, own_cidrs, own_addresses = self._seeing()
         return read_host(
             self._socket,
-            self._links,
+            self._egress,
             own_cidrs=own_cidrs,
             own_ips=own_addresses,
             on_link=self.fib.on_link(own_cidrs),

@@ -240,9 +240,9 @@ class Loop:
     def _affordable(self, plan: Plan, drifted: set[Prefix]) -> list[Operation]:
         """The plan's operations, without prefixes where somebody keeps undoing them (for a while), or that just failed."""
         now = time.monotonic()
-        for operation in plan.operations:
-            if operation.route.prefix in drifted:
-                self.fights.repaired(operation.route.prefix, now)
+        for prefix in (operation.route.prefix for operation in plan.operations):
+            if prefix in drifted and not self.fights.not_before(prefix, now):  # what is undone in a pause does not prolong it
+                self.fights.repaired(prefix, now)
         self._paused = set()
         if not len(self.fights) and not self.writer.failures:
             return plan.operations

@@ -159,6 +159,10 @@ class Rig:
         """Whether a route of ours for ``dst`` (via ``via``) is in the kernel."""
         return any(r["dst"] == dst and (via is None or r.get("gateway") == via) for r in self.routes(6 if ":" in dst else 4))
 
+    def fighting(self) -> bool:
+        """Whether a prefix is left alone because somebody keeps undoing what we do there."""
+        return self.loop.fights.next_end(time.monotonic()) < float("inf")
+
     def state(self, name: str, family=4) -> str:
         return self.desired.verdicts[name, family].state
 

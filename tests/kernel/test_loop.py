@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import re
 import subprocess
 import time
@@ -243,7 +244,7 @@ def test_a_lost_address_gets_a_moment_to_come_back_before_thousands_of_peers_are
             return facts.cut_off(now)
 
         facts.observe(everything=True)
-        changes = rig.desired.accepted_changes
+        changes = rig.desired.revision
         lose = ("ip", "address", "del", "10.99.0.1/24", "dev", "eth0")
 
         assert not cut_off(100.0)
@@ -255,7 +256,7 @@ def test_a_lost_address_gets_a_moment_to_come_back_before_thousands_of_peers_are
         assert not cut_off(100.091)
         observed = facts.observe(everything=False)
         assert observed.kernel.dump
-        assert rig.desired.accepted_changes == changes
+        assert rig.desired.revision == changes
 
         node.run(*lose)
         assert cut_off(101.0)
@@ -387,13 +388,32 @@ def test_somebody_who_keeps_undoing_is_left_alone_for_a_while(node):
     with running(node, peer(1), peer(2)) as rig:
         for _ in range(25):
             node.run("ip", "route", "del", V4, check=False)
-            if rig.loop.fights.paused(time.monotonic()):
+            if rig.fighting():
                 break
-            eventually(lambda: rig.has(V4) or rig.loop.fights.paused(time.monotonic()))
-        assert rig.loop.fights.paused(time.monotonic())
+            eventually(lambda: rig.has(V4) or rig.fighting())
+        assert rig.fighting()
         node.run("ip", "route", "del", "10.244.2.0/24")
         eventually(lambda: rig.has("10.244.2.0/24"), "others are repaired at once", 0.5)
         eventually(lambda: rig.has(V4, HOP4), "and after the pause that one too")
+
+
+def test_somebody_who_never_rests_does_not_keep_us_from_repairing_after_each_pause(node):
+    with running(node, peer(1)) as rig:
+        metric = str(rig.routes(4, dst=V4)[0]["metric"])
+        others = itertools.cycle(("10.99.0.3", "10.99.0.4"))  # the kernel tells nobody of a route replaced by its like
+
+        def undo():
+            node.run("ip", "route", "replace", V4, "via", next(others), "metric", metric, "proto", "static")
+
+        for _ in range(25):
+            undo()
+            eventually(lambda: rig.has(V4, HOP4) or rig.fighting())
+        assert rig.fighting()
+        done, end = len(rig.operations), time.monotonic() + 8
+        while len(rig.operations) == done and time.monotonic() < end:
+            undo()
+            time.sleep(0.05)
+        assert len(rig.operations) > done
 
 
 def test_a_routing_table_of_its_own(node):

@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 
 class _Round(NamedTuple):
-    began: float
+    """``since`` the first of the free repairs, or the last of the others."""
+
+    since: float
     repairs: int
     not_before: float
     pause: float
@@ -15,8 +17,8 @@ class _Round(NamedTuple):
 
 class Fights:
     """Counts repairs per thing (a prefix, a file). The first ``free`` within ``window`` seconds are free; then each one doubles
-    a pause, from 1 s to ``longest``. A thing that stays right for ``window``, and twice its pause, starts anew. Time is passed
-    in, in seconds.
+    a pause, from 1 s to ``longest``. A thing that stays right for ``window``, or twice its pause if that is longer, starts
+    anew. Time is passed in, in seconds.
     """
 
     def __init__(self, free: int = 20, window: float = 10.0, longest: float = 30.0) -> None:
@@ -50,10 +52,6 @@ class Fights:
         last = self._rounds[thing]
         return f"put back {last.repairs} times, now only after {last.pause:.0f} s"
 
-    def paused(self, now: float) -> list[Hashable]:
-        """The things that are being left alone."""
-        return [thing for thing, last in self._rounds.items() if last.not_before > now]
-
     def next_end(self, now: float) -> float:
         """When the first pause ends; infinity if there is none."""
         return min((last.not_before for last in self._rounds.values() if last.not_before > now), default=float("inf"))
@@ -63,4 +61,4 @@ class Fights:
         self._rounds = {thing: last for thing, last in self._rounds.items() if not self._over(last, now)}
 
     def _over(self, last: _Round, now: float) -> bool:
-        return now - last.began > max(self._window, 2 * last.pause)
+        return now - last.since > max(self._window, 2 * last.pause)

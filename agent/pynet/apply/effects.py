@@ -127,12 +127,12 @@ class Effects:
         if not own.known:
             return
         # One number stands for the whole desired state: sets of 5,000 peers are made in the applier's thread, not here.
-        self._rules.submit((self._desired.accepted_changes, now.kept))
+        self._rules.submit((self._desired.revision, now.kept))
         self.parts.forward.submit(ForwardState(own.cidrs, self._config.forward))
         if now.settled and own.cidrs:
             self._begin(now, own)
         if now.complete and now.verified and not now.kept:  # a removal in doubt is not the last good state
-            self._snapshot.submit(self._desired.accepted_changes)
+            self._snapshot.submit(self._desired.revision)
 
     def resync(self) -> None:
         """Have the slow appliers check their work."""

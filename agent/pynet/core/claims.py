@@ -9,11 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from pynet.core.addresses import contains, parse_address, parse_prefix
+from pynet.core.addresses import contains, covers, host_prefix, parse_address, parse_prefix
 from pynet.core.host import Host, broadcasts, connected_networks
-from pynet.core.model import FAMILIES, Family, NodeFacts, Prefix, family_of, format_address
-
-NODE_IP_ANNOTATION: Final = "pynet.io/node-ip"
+from pynet.core.model import FAMILIES, NODE_IP_ANNOTATION, Family, NodeFacts, Prefix, family_of, format_address
 
 _SPECIAL: Final = {
     parse_prefix(text): words
@@ -124,7 +122,7 @@ class ClaimGuard:
         networks |= {p: w for p, w in connected.items() if not any(contains(mine, p.address) for mine in own)}
         networks |= {prefix: f"the Service range {prefix}" for prefix in host.service_cidrs}
         for address in host.api_servers:
-            networks[Prefix(address, len(address) * 8)] = f"the API server's address {format_address(address)}"
+            networks[host_prefix(address)] = f"the API server's address {format_address(address)}"
         # In the order in which they are named; lo's own network is loopback first of all.
         self._protected = _ranges(_SPECIAL | _MAPPED | networks | _SPECIAL)
         self._hops = _ranges(_SPECIAL | _MAPPED)
@@ -144,7 +142,7 @@ class ClaimGuard:
         for protected in self._protected[prefix.family]:
             if first <= protected.last and protected.first <= last:
                 return f"podCIDR {prefix} overlaps {protected.words}"
-        if self._cluster and not any(contains(c, prefix.address) and c.length <= prefix.length for c in self._cluster):
+        if self._cluster and not any(covers(cluster, prefix) for cluster in self._cluster):
             return f"podCIDR {prefix} lies outside clusterCIDRs ({self._cluster_words})"
         return ""
 

@@ -85,7 +85,7 @@ class Desired:
         self.own = OwnNode()
         self.host = Host()
         self.members = Members()
-        self.accepted_changes = 0  # counts changes of verdicts
+        self.revision = 0  # goes up with each change of a verdict or of our own Node
         self.changed: set[tuple[str, Family]] = set()  # peers with another verdict, for whoever reports them to take out
         self._claims: dict[Family, dict[str, Claim]] = {4: {}, 6: {}}
         self._overlaps: dict[Family, Overlaps] = {4: Overlaps(32), 6: Overlaps(128)}
@@ -135,7 +135,7 @@ class Desired:
         if own == self.own:
             return set()
         before, self.own = self.own, own
-        self.accepted_changes += 1
+        self.revision += 1
         touched = set(before.cidrs) | set(own.cidrs)
         for prefix in before.cidrs:
             self.routes.pop(prefix, None)
@@ -238,7 +238,7 @@ class Desired:
                 self.routes.pop(before.prefix, None)
             touched.add(before.prefix)
         if before != verdict:
-            self.accepted_changes += 1
+            self.revision += 1
             self.changed.add(key)
             on_link = verdict is not None and verdict.state == "accepted"
             self.members.note(key, _standing(before), _standing(verdict), on_link=on_link)

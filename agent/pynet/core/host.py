@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from pynet.core.addresses import covers, mask
+from pynet.core.addresses import covers, host_prefix, mask
 from pynet.core.model import Family, HostAddress, Link, Prefix, family_of, format_address
 
 
@@ -118,7 +118,7 @@ def connected_networks(host: Host) -> dict[Prefix, str]:
         prefix = Prefix(mask(address, length), length)
         text = f"{format_address(address)}/{length} of {host.link_name(index)}"
         networks[prefix] = f"this node's own network {text}"
-        networks.setdefault(Prefix(address, len(address) * 8), f"this node's own address {text}")
+        networks.setdefault(host_prefix(address), f"this node's own address {text}")
     return networks
 
 

@@ -18,7 +18,6 @@ FAMILIES: Final[tuple[Family, ...]] = (4, 6)
 RTN_UNICAST: Final = 1
 RTN_UNREACHABLE: Final = 7
 RT_SCOPE_UNIVERSE: Final = 0
-RT_SCOPE_LINK: Final = 253
 RTPROT_KERNEL: Final = 2
 RTPROT_BOOT: Final = 3
 RTPROT_STATIC: Final = 4
@@ -55,11 +54,14 @@ class Prefix(NamedTuple):
         return f"{format_address(self.address)}/{self.length}"
 
 
+NODE_IP_ANNOTATION: Final = "pynet.io/node-ip"
+
+
 class NodeFacts(msgspec.Struct, frozen=True, gc=False):
     """What we keep of a Node object: strings as the API server gave them, not yet judged.
 
     ``created`` is seconds since the epoch (0 if unknown); ``internal_ips`` every status.addresses entry of type InternalIP, in
-    order; ``node_ip`` the annotation ``pynet.io/node-ip`` ("" if none); ``os`` status.nodeInfo.operatingSystem ("" if unknown);
+    order; ``node_ip`` the annotation NODE_IP_ANNOTATION ("" if none); ``os`` status.nodeInfo.operatingSystem ("" if unknown);
     ``condition`` (status, reason) of NetworkUnavailable, kept for our own Node only.
     """
 

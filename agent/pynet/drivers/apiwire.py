@@ -13,10 +13,8 @@ NODE_LIMIT: Final = 16 << 20
 NO_NAME: Final = "no name"
 """Why a Node without a name was refused: nobody else's facts depend on that one."""
 
-NODE_IP_ANNOTATION: Final = "pynet.io/node-ip"
 INTERNAL_IP: Final = "InternalIP"
 NETWORK_UNAVAILABLE: Final = "NetworkUnavailable"
-
 
 _CHANGES: Final = frozenset(("ADDED", "MODIFIED", "DELETED"))
 

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
-from pynet.core.model import NodeFacts
+from pynet.core.model import NODE_IP_ANNOTATION, NodeFacts
 from pynet.drivers.apiwire import (
     INTERNAL_IP,
     NETWORK_UNAVAILABLE,
     NO_NAME,
-    NODE_IP_ANNOTATION,
     NODE_LIMIT,
     MalformedError,
     NodeEvent,

@@ -10,12 +10,11 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Final
 
-from pynet.core.model import NodeFacts
+from pynet.core.model import NODE_IP_ANNOTATION, NodeFacts
 from pynet.drivers.apiwire import (
     INTERNAL_IP,
     NETWORK_UNAVAILABLE,
     NO_NAME,
-    NODE_IP_ANNOTATION,
     NODE_LIMIT,
     MalformedError,
     NodeEvent,

@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from pynet.core.addresses import covers, is_ipv6_link_local
+from pynet.core.addresses import contains, covers, is_ipv6_link_local
 from pynet.core.host import FibEntry, relevant
 from pynet.core.model import FAMILIES, RT_TABLE_MAIN, RTN_UNICAST, RTN_UNREACHABLE, RTPROT_RA, Family, Prefix, Route
 from pynet.drivers.netlink import AddressEvent, LinkEvent, Monitor, Netconf, Overrun, PortLeft, RouteEvent, RouteSocket
@@ -32,8 +32,8 @@ class Interest(msgspec.Struct):
 
 class Changes(msgspec.Struct):
     """What the kernel told since the last look: ``prefixes`` to compare again; whether to ``dump`` routes, to read the ``host``
-    (links, addresses, on-link routes), to check ``sysctls``; which ``bridges`` (indexes) have lost a port; and whether any of
-    it was not our own doing (``drift``).
+    (links, addresses, on-link routes), to check ``sysctls``; which ``bridges`` (indexes) have lost a port; ``drift``, those of
+    the prefixes that were not our own doing; and ``overruns``, how often some of it was lost.
     """
 
     prefixes: set[Prefix] = msgspec.field(default_factory=set)
@@ -152,7 +152,7 @@ class Fib:
         if address.ifindex in interest.oifs:
             # The kernel removes IPv4 routes with their address and says nothing of each.
             changes.host = changes.dump = True
-        elif not _inside(Prefix(address.address, 0), interest.own_cidrs):
+        elif not _inside(address.address, interest.own_cidrs):
             changes.host = True
 
     def _route_event(self, event: RouteEvent, interest: Interest, changes: Changes) -> None:
@@ -174,7 +174,7 @@ class Fib:
                 changes.drift.add(prefix)
 
     def _decides_on_link(self, route: Route, interest: Interest) -> bool:
-        if _inside(route.prefix, interest.own_cidrs) or route.type != RTN_UNICAST or route.prefix in interest.wanted:
+        if _inside(route.prefix.address, interest.own_cidrs) or route.type != RTN_UNICAST or route.prefix in interest.wanted:
             return False
         if not route.gateway:
             return not is_ipv6_link_local(route.prefix.address)
@@ -218,5 +218,5 @@ def _entries(foreign: Iterable[Route]) -> Iterable[FibEntry]:
         yield FibEntry(route.prefix, route.oif, unicast and not route.gateway and not route.multipath)
 
 
-def _inside(prefix: Prefix, networks: Iterable[Prefix]) -> bool:
-    return any(covers(network, Prefix(prefix.address, len(prefix.address) * 8)) for network in networks)
+def _inside(address: bytes, networks: Iterable[Prefix]) -> bool:
+    return any(contains(network, address) for network in networks)

@@ -32,7 +32,14 @@ class Bench:
         fake.others[f"{NODE}/status"] = {}
         self.api = Api(from_token_files(fake.url))
         self.now = 1000.0
-        self.condition = NodeCondition(self.api, "n0", lambda _, error: self.results.append(error), clock=lambda: self.now)
+        self.repairs: list[tuple[str, float]] = []
+        self.condition = NodeCondition(
+            self.api,
+            "n0",
+            lambda _, error: self.results.append(error),
+            lambda *repair: self.repairs.append(repair),
+            clock=lambda: self.now,
+        )
 
     def show(self, seen: tuple[str, str] | None) -> None:
         """What a GET of the Node says."""
@@ -163,6 +170,7 @@ def test_it_is_put_back_when_somebody_changes_it(bench: Bench) -> None:
         bench.settle()
     assert len(bench.patches) == 2
     assert bench.condition.ok
+    assert bench.repairs == [("status True, reason NodeInitialization", 0.0)]  # the first time was none
 
 
 def test_another_controller_that_fights_is_named_and_met_with_patience(bench: Bench) -> None:

@@ -46,7 +46,7 @@ class Place:
         self.others = set(threading.enumerate())  # of other tests, or of the test runner
         self.results: list[str] = []
         self.repairs: list[str] = []
-        self.conflist = Conflist(lambda _, error: self.results.append(error), self.repairs.append)
+        self.conflist = Conflist(lambda _, error: self.results.append(error), lambda path, _: self.repairs.append(path))
 
     def install(self, name: str) -> None:
         (self.bin / name).write_text("#!/bin/sh\n")

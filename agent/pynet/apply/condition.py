@@ -43,7 +43,8 @@ def body_for(seen: Seen, now: float) -> dict[str, Any]:
 class NodeCondition:
     """Keeps the condition of the Node named ``node``, in a thread of its own. To be used once the first pass is verified.
 
-    ``on_result(name, error)`` is called when the state changes (see Applier).
+    ``on_result(name, error)`` is called when the state changes (see Applier); ``on_repair(was, seconds)`` when it was put back,
+    so long after it was found changed. Both in a thread of this class: they must not block or raise.
     """
 
     def __init__(
@@ -51,12 +52,14 @@ class NodeCondition:
         api: Api,
         node: str,
         on_result: Callable[[str, str], None] | None = None,
+        on_repair: Callable[[str, float], None] | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._api = api
         self._path = f"/api/v1/nodes/{quote(node, safe='')}"
         self._node = node
+        self._on_repair = on_repair
         self._clock = clock
         self._fights = Fights(free=4, window=180.0, longest=60.0)  # each repair is a write to the API server
         self._done_for: object = _NOTHING  # what the watch showed when there was last nothing left to do
@@ -99,12 +102,14 @@ class NodeCondition:
 
     def _assert(self, seen: Seen) -> None:
         now = self._clock()
+        status, reason = seen or ("absent", "none")
+        was = f"status {status}, reason {reason}"
         if self._fights.not_before(TYPE, now):
-            status, reason = seen or ("absent", "none")
-            what, done = f"{TYPE} (status {status}, reason {reason})", self._fights.told(TYPE)
-            raise ConditionError(f"another controller keeps setting {what}: {done}")
+            raise ConditionError(f"another controller keeps setting {TYPE} ({was}): {self._fights.told(TYPE)}")
         self._api.patch_json(f"{self._path}/status", body_for(seen, time.time()), CONTENT_TYPE)
         self._fights.repaired(TYPE, now)
+        if self._done_for is not _NOTHING and self._on_repair is not None:  # it was right before
+            self._on_repair(was, self._clock() - now)
 
     def _current(self) -> Seen:
         node = self._api.get_json(self._path)

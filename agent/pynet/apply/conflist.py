@@ -96,12 +96,13 @@ def _ipam(wanted: ConflistWanted) -> dict[str, Any]:
 class Conflist:
     """Keeps the configuration list as wanted, and its place in the folder.
 
-    ``on_result(name, error)`` is called when the state changes (see Applier); ``on_repair(path)`` when the file was put back
-    because somebody had removed or changed it. Both in a thread of this class: they must not block or raise.
+    ``on_result(name, error)`` is called when the state changes (see Applier); ``on_repair(path, seconds)`` when the file was
+    put back because somebody had removed or changed it, so long after that was found. Both in a thread of this class: they
+    must not block or raise.
     """
 
     def __init__(
-        self, on_result: Callable[[str, str], None] | None = None, on_repair: Callable[[str], None] | None = None
+        self, on_result: Callable[[str, str], None] | None = None, on_repair: Callable[[str, float], None] | None = None
     ) -> None:
         self._on_repair = on_repair
         self._applier: Applier[ConflistWanted | None] = Applier("conflist", self._apply, on_result=on_result)
@@ -182,7 +183,7 @@ class Conflist:
             if undone:
                 self._fights.repaired(path, now)
                 if self._on_repair is not None:
-                    self._on_repair(str(path))
+                    self._on_repair(str(path), time.monotonic() - now)
         self._placed = (path, content)
 
     def _sweep(self, path: Path) -> None:

@@ -93,7 +93,7 @@ class Metrics:
         )
         self.repair = Histogram(
             "pynet_repair_seconds",
-            "From the kernel's event to drift repaired.",
+            "From the kernel's event, or the look that found it, to drift repaired.",
             ("kind",),
             registry=registry,
             buckets=REPAIR_BUCKETS,

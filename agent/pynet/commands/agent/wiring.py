@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -168,22 +168,24 @@ class Agent:
     def _parts(self, name: str) -> Parts:
         config, reporter = self._config, self._reporter
         conflist = Conflist(self._on_result, self._conflist_repaired) if config.cni.enabled else None
-        condition = NodeCondition(self._api, name, self._on_result) if config.network_unavailable else None
-
-        def drifted(kind: str) -> Callable[[str, float], None]:
-            return lambda _what, seconds: reporter.drifted(kind, seconds)
-
+        condition = (
+            NodeCondition(self._api, name, self._on_result, self._condition_repaired) if config.network_unavailable else None
+        )
         return Parts(
-            masquerade=Masquerade(self._on_result, drifted("masquerade"), self.log),
-            forward=Forward(self._on_result, drifted("forward"), self.log),
+            masquerade=Masquerade(self._on_result, reporter.drifted, self.log),
+            forward=Forward(self._on_result, reporter.drifted, self.log),
             conflist=conflist,
             condition=condition,
             events=Events(self._api, name, lambda why: self.log.warning("events_not_posted", reason=why)),
         )
 
-    def _conflist_repaired(self, path: str) -> None:
+    def _conflist_repaired(self, path: str, seconds: float) -> None:
         self.log.warning("conflist_repaired", path=path)
-        self._reporter.drifted("conflist", 0.0)
+        self._reporter.drifted("conflist", seconds)
+
+    def _condition_repaired(self, was: str, seconds: float) -> None:
+        self.log.warning("condition_repaired", was=was)
+        self._reporter.drifted("condition", seconds)
 
     def _on_result(self, part: str, error: str) -> None:
         """An applier's state has changed: log it, and let the loop hand over what waited for it."""

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from pynet.apply.condition import body_for
+from pynet.apply.events import Events
+from pynet.drivers.credentials import from_token_files
+from pynet.drivers.kube import Api
 
 from tests.api.charted import RELEASE, Charted, kubeconfig
 from tests.support.apiclient import MERGE, STRATEGIC, RefusedError
@@ -23,7 +26,8 @@ if TYPE_CHECKING:
 
 NODES = "/api/v1/nodes"
 AVAILABLE = body_for(None, 1_800_000_000.0)
-POLICY = f"{RELEASE}-node-status"
+POLICIES = (f"{RELEASE}-node-status", f"{RELEASE}-node-events")
+EVENTS = "/api/v1/namespaces/default/events"
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +54,7 @@ def _await_policy(made: Charted) -> None:
         return "nobody minds"
 
     until(lambda: "ValidatingAdmissionPolicy" in words(), "the admission policy is enforced", seconds=20)
+    until(lambda: "ValidatingAdmissionPolicy" in _said(agent, EVENTS, {}), "that of Events is enforced", seconds=20)
     made.client.delete(f"{NODES}/probe")
 
 
@@ -63,6 +68,15 @@ def chart(installed: Charted, cluster: Cluster) -> Iterator[Charted]:  # cluster
 
 def _conditions(chart: Charted, name: str = "self") -> dict[str, str]:
     return {c["type"]: c["status"] for c in chart.client.get(f"{NODES}/{name}")["status"].get("conditions", [])}
+
+
+def _said(agent: ApiClient, path: str, body: Any) -> str:
+    """Why an object is not created; "" if it is."""
+    try:
+        agent.create(path, {"metadata": {"generateName": "test-"}, **body})
+    except RefusedError as refusal:
+        return refusal.message
+    return ""
 
 
 def _refused(agent: ApiClient, path: str, patch: Any, content: str = STRATEGIC) -> str:
@@ -174,6 +188,38 @@ def test_agent_cannot_change_metadata_with_the_status(chart: Charted, change: An
     assert "may not change a Node's metadata" in said
 
 
+CONDITION = AVAILABLE["status"]["conditions"][0]
+
+
+def test_agent_cannot_fill_its_node_with_conditions_of_one_type(chart: Charted) -> None:
+    """A merge patch replaces the list, and no rule of the API server's forbids a type that is there twice."""
+    others = chart.client.get(f"{NODES}/self")["status"].get("conditions", [])
+
+    said = _refused(chart.agent("self"), "self/status", {"status": {"conditions": [*others, CONDITION, CONDITION]}}, MERGE)
+
+    assert "no condition but NetworkUnavailable" in said
+
+
+def test_other_ways_to_the_status_end_alike(chart: Charted) -> None:
+    agent = chart.agent("self")
+    address = {"status": {"addresses": [{"type": "InternalIP", "address": "8.8.8.8"}]}}
+    operations = [{"op": "replace", "path": "/status/addresses", "value": address["status"]["addresses"]}]
+
+    assert "no part of a Node's status" in _refused(agent, "self/status", operations, "application/json-patch+json")
+    apply = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "self"}, **address}
+    forced = "self/status?fieldManager=x&force=true"
+    assert "no part of a Node's status" in _refused(agent, forced, apply, "application/apply-patch+yaml")
+    for verb, path in (
+        ("PUT", "self/status"),
+        ("DELETE", "self"),
+        ("DELETE", "other"),
+        ("PUT", "self"),
+        ("POST", "self/proxy"),
+    ):
+        with pytest.raises(RefusedError, match="forbidden"):
+            agent.request(verb, f"{NODES}/{path}", chart.client.get(f"{NODES}/self"))
+
+
 def test_agent_may_not_patch_nodes_themselves(chart: Charted) -> None:
     agent = chart.agent("self")
 
@@ -216,13 +262,14 @@ def test_type_checker_has_nothing_to_say_about_the_policy(chart: Charted, tmp_pa
     with (tmp_path / "log").open("wb") as log:
         command = (program, "--kubeconfig", kubeconfig(plane, tmp_path), only, "--leader-elect=false", "--secure-port=0")
         controller = plane.namespace.popen("setpriv", "--pdeathsig", "KILL", *command, stdout=log, stderr=log)
-    path = f"/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies/{POLICY}"
+    path = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies"
     try:
-        status = until(lambda: chart.client.get(path).get("status"), "a status of the policy", seconds=60)
+        for name in POLICIES:
+            status = until(lambda name=name: chart.client.get(f"{path}/{name}").get("status"), "a status", seconds=60)
+            assert status["typeChecking"] == {}, (name, status)
     finally:
         controller.kill()
         controller.wait(10)
-    assert status["typeChecking"] == {}, status
 
 
 def test_agent_can_do_what_it_needs(chart: Charted) -> None:
@@ -234,9 +281,75 @@ def test_agent_can_do_what_it_needs(chart: Charted) -> None:
     agent.get("/apis/networking.k8s.io/v1/servicecidrs")
     agent.stream("/apis/networking.k8s.io/v1/servicecidrs?watch=1").close()
     agent.get("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes")
-    event = {"metadata": {"name": "self.pynet"}, "involvedObject": {"kind": "Node", "name": "self"}, "reason": "Test"}
-    agent.create("/api/v1/namespaces/default/events", event)
-    agent.patch("/api/v1/namespaces/default/events/self.pynet", {"count": 2}, MERGE)
+
+
+def test_agent_posts_its_events(chart: Charted, tmp_path: Path) -> None:
+    """Those about itself, and those about peers."""
+    plane = chart.cluster.plane
+    token = tmp_path / "token"
+    token.write_text(chart.token("self"))
+    failures: list[str] = []
+    with plane.namespace.entered():  # threads that are started here stay there
+        api = Api(from_token_files(plane.url, token, plane.ca_file))
+        events = Events(api, "self", failures.append, settle=0.0, pace=0.0)
+        events.own("uid-self", "PynetNotReady", "a test")
+        events.peer("other", "uid-other", 4, state="rejected", reason="a test")
+    try:
+        until(lambda: sum(events.counts) == 2, "both have been posted or dropped")
+    finally:
+        events.stop()
+        api.close()
+    assert not failures
+    assert {e["involvedObject"]["name"] for e in chart.client.get(EVENTS)["items"] if "a test" in e["message"]} >= {
+        "self",
+        "other",
+    }
+
+
+OWN_EVENT = {
+    "involvedObject": {"apiVersion": "v1", "kind": "Node", "name": "other"},
+    "reason": "Test",
+    "source": {"component": "pynet", "host": "self"},
+    "reportingComponent": "pynet.io/agent",
+    "reportingInstance": "self",
+}
+FORBIDDEN_EVENTS = {
+    "about a pod": ({"involvedObject": {"kind": "Pod", "name": "x", "namespace": "default"}}, "about Nodes only"),
+    "about nothing": ({"involvedObject": {}}, "about Nodes only"),
+    "about a Node and a pod": ({"related": {"kind": "Pod", "name": "x"}}, "about Nodes only"),
+    "as kubelet": ({"source": {"component": "kubelet", "host": "self"}}, "its own name only"),
+    "as the scheduler": ({"reportingComponent": "default-scheduler"}, "its own name only"),
+    "as nobody": ({"source": {}, "reportingComponent": ""}, "its own name only"),
+    "as another agent": ({"source": {"component": "pynet", "host": "other"}}, "its own name only"),
+    "as an instance of another's": ({"reportingInstance": "other"}, "its own name only"),
+}
+
+
+@pytest.mark.parametrize(("change", "why"), FORBIDDEN_EVENTS.values(), ids=FORBIDDEN_EVENTS)
+def test_agent_can_write_no_other_events(chart: Charted, change: Any, why: str) -> None:
+    agent = chart.agent("self")
+
+    assert _said(agent, EVENTS, OWN_EVENT) == ""
+    assert why in _said(agent, EVENTS, OWN_EVENT | change)
+
+
+def test_token_that_names_no_node_writes_no_events(chart: Charted) -> None:
+    assert "its own name only" in _said(chart.as_token(chart.unbound_token()), EVENTS, OWN_EVENT)
+
+
+def test_agent_cannot_change_events_nor_write_them_elsewhere(chart: Charted) -> None:
+    agent = chart.agent("self")
+    there = chart.client.create(EVENTS, {"metadata": {"generateName": "x-"}, "involvedObject": {"namespace": "default"}})
+    name = there["metadata"]["name"]
+
+    with pytest.raises(RefusedError, match="cannot patch"):
+        agent.patch(f"{EVENTS}/{name}", {"message": "changed"}, MERGE)
+    with pytest.raises(RefusedError, match="cannot delete"):
+        agent.delete(f"{EVENTS}/{name}")
+    elsewhere = OWN_EVENT | {"involvedObject": {"kind": "Node", "name": "self", "namespace": "kube-system"}}
+    assert "cannot create" in _said(agent, "/api/v1/namespaces/kube-system/events", elsewhere)
+    newer = {"regarding": {"kind": "Node", "name": "self"}, "action": "x", "reason": "x", "type": "Normal"}
+    assert "cannot create" in _said(agent, "/apis/events.k8s.io/v1/namespaces/default/events", newer)
 
 
 def test_agent_can_do_nothing_else(chart: Charted) -> None:
@@ -247,7 +360,7 @@ def test_agent_can_do_nothing_else(chart: Charted) -> None:
         ("nodes/status", "", "patch"),
         ("servicecidrs.networking.k8s.io", "", "list watch"),
         ("endpointslices.discovery.k8s.io", "kubernetes", "get"),
-        ("events", "", "create patch"),
+        ("events", "", "create"),
     }
     assert _rights(chart, chart.token("self"), "kube-system") - anybody == {
         ("nodes", "", "get list watch"),

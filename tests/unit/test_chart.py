@@ -279,7 +279,8 @@ def test_account_and_roles_of_the_user_are_taken() -> None:
         "RoleBinding",
     } == set()
     assert _pod(*flags)["serviceAccountName"] == "mine"
-    assert "serviceaccount:pynet-system:mine" in json.dumps(one(objects, "ValidatingAdmissionPolicy"))
+    for what in ("node-status", "node-events"):
+        assert "serviceaccount:pynet-system:mine" in json.dumps(one(objects, "ValidatingAdmissionPolicy", f"pynet-{what}"))
 
 
 def test_monitoring_objects_come_when_asked_for() -> None:

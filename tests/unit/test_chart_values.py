@@ -278,7 +278,8 @@ def test_keys_that_do_not_exist_are_refused_by_name(key: str) -> None:
 
 # What would be YAML, an expression of the admission policy or another argument, instead of the value that was meant.
 INJECTED = {
-    "hostPaths.cniConf": ["/etc/x, readOnly: true", "/etc/x}\n- {name: y", "/etc/x #", '/etc/"x"', "/etc/a:b", "/etc/../x", "/"],
+    "hostPaths.cniConf": ["/etc/x, readOnly: true", "/etc/x}\n- {name: y", "/etc/x #", '/etc/"x"', "/etc/a:b"],
+    "hostPaths.cniBin": ["/opt/../x", "/opt/..", "/"],
     "image.repository": ["pynet\nx", "pynet #", "pynet x"],
     "image.tag": ["v1 # x", "v1\n  privileged: true", "v1:2", "v" * 129],
     "priorityClassName": ["x\n      hostPID: true", "x: y"],

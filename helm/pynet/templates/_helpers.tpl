@@ -6,6 +6,11 @@
 {{- .Values.serviceAccount.name | default (include "pynet.name" .) }}
 {{- end }}
 
+{{/* For the admission policies: whether a request comes from an agent (CEL). */}}
+{{- define "pynet.madeByAgent" -}}
+request.userInfo.username == "system:serviceaccount:{{ .Release.Namespace }}:{{ include "pynet.serviceAccount" . }}"
+{{- end }}
+
 {{- define "pynet.image" -}}
 {{- if .Values.image.digest -}}
 {{ .Values.image.repository }}@{{ .Values.image.digest }}

@@ -7,6 +7,7 @@ installed, and that nobody has changed since, follows our image. `remove_install
 from __future__ import annotations
 
 import argparse
+import errno
 import hashlib
 import os
 import stat
@@ -125,7 +126,11 @@ def _install_one(name: str, source: Path, target: Path, state_dir: Path, record:
     if present == digest:
         return f"{name}: {target} is up to date", _with_plugin(state_dir, record, name, (digest,))
     record = _with_plugin(state_dir, record, name, (digest, *ours))
-    write_atomically(target, data, 0o755)
+    try:
+        write_atomically(target, data, 0o755, replace=present is not None)
+    except FileExistsError:
+        record = _with_plugin(state_dir, record, name, ())
+        return f"{name}: {target} has just come from elsewhere, left alone", record
     done = "installed" if present is None else "replaced ours of an earlier image"
     return f"{name}: {target} {done}", _with_plugin(state_dir, record, name, (digest,))
 
@@ -146,13 +151,17 @@ def _write_record(state_dir: Path, record: Installed) -> Installed:
 
 
 def _digest_at(path: Path) -> str | None:
-    """SHA-256 of the file at ``path``; None if nothing is there, "" if it is no plain file and so cannot be ours."""
+    """SHA-256 of the file at ``path``; None if nothing is there, "" if it is no plain file, or too large, and so not ours."""
     try:
         return hashlib.sha256(read_regular(path, MAX_PLUGIN_BYTES).data).hexdigest()
     except FileNotFoundError:
         return None
     except NotRegularError:
         return ""
+    except OSError as problem:
+        if problem.errno == errno.EFBIG:
+            return ""
+        raise
 
 
 def _with_owner(problem: OSError, bin_dir: Path) -> str:

@@ -56,6 +56,24 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     assert listed(tmp_path) == ["d"]
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_without_replace_what_is_there_stays_and_what_is_not_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    def refuses(path: Path, _target: Path) -> None:
+        raise OSError(errno.EPERM, "no links on this file system", str(path))
+
+    (tmp_path / "theirs").symlink_to("nowhere")
+    with pytest.raises(FileExistsError, match="theirs"):
+        write_atomically(tmp_path / "theirs", b"ours", 0o755, replace=False)
+    if not links:
+        monkeypatch.setattr("pathlib.Path.hardlink_to", refuses)
+    write_atomically(tmp_path / "new", b"ours", 0o755, replace=False)
+    assert read_regular(tmp_path / "new", 10)[:2] == (b"ours", 0o755)
+    assert (tmp_path / "new").stat().st_nlink == 1
+    assert listed(tmp_path) == ["new", "theirs"]
+
+
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     script = """
 import os, subprocess, sys

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 
 import pytest
 from pynet import install
@@ -99,12 +101,12 @@ def test_a_kill_while_replacing_leaves_nothing_that_counts_as_anothers(place, mo
     left = ["first record", "plugin", "last record"].index(killed_before)
     write = install.write_atomically
 
-    def dies(path, data, mode):
+    def dies(path, data, mode, **how):
         nonlocal left
         if left == 0:
             raise KeyboardInterrupt
         left -= 1
-        write(path, data, mode)
+        write(path, data, mode, **how)
 
     monkeypatch.setattr(install, "write_atomically", dies)
     with pytest.raises(KeyboardInterrupt):
@@ -143,6 +145,57 @@ def test_an_unreadable_record_makes_everything_present_somebody_elses(place):
     assert install.install(*place, NAMES)[0].startswith(str(state / install.RECORD))
     assert install.remove_installed(state, target, dry_run=False) == []
     assert len(names_in(target)) == 2
+
+
+@pytest.mark.parametrize("full", [1, 2])
+def test_a_full_disk_is_told_with_the_file_and_leaves_nothing_half_written(place, monkeypatch, full):
+    """The first write is of the list, the second of a plugin."""
+    _, target, state = place
+    write, left = os.write, full
+
+    def fills_up(descriptor, data):
+        nonlocal left
+        left -= 1
+        if left <= 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", fills_up)
+    where = target / "bridge" if full == 2 else state / "plugins.json"
+    with pytest.raises(install.InstallError, match=rf"^{where}: No space left on device$"):
+        install.install(*place, ("bridge",))
+    monkeypatch.undo()
+    assert not [name for name in names_in(target) + names_in(state) if name.endswith(".tmp")]
+    install.install(*place, ("bridge",))
+    assert install.remove_installed(state, target, dry_run=False) == [str(target / "bridge")]
+
+
+def test_a_plugin_larger_than_any_of_ours_is_somebody_elses(place):
+    """All plugins in one binary, with debug information, and nobody stripped it."""
+    _, target, state = place
+    install.install(*place, NAMES)
+    with (target / "bridge").open("wb") as file:
+        file.truncate(install.MAX_PLUGIN_BYTES + 1)
+    install.install(*place, NAMES)
+    assert install.remove_installed(state, target, dry_run=False) == [str(target / "loopback")]
+    assert names_in(target) == ["bridge"]
+
+
+def test_a_plugin_that_comes_from_elsewhere_in_the_same_moment_is_not_replaced(place, monkeypatch):
+    """On a new node everybody installs at once."""
+    source, target, state = place
+    read = install.read_regular
+
+    def another_is_quicker(path, limit):
+        if path == source / "bridge":
+            (target / "bridge").write_bytes(b"theirs")
+        return read(path, limit)
+
+    monkeypatch.setattr(install, "read_regular", another_is_quicker)
+    install.install(*place, NAMES)
+    assert (target / "bridge").read_bytes() == b"theirs"
+    assert install.remove_installed(state, target, dry_run=False) == [str(target / "loopback")]
+    assert names_in(target) == ["bridge"]
 
 
 def test_a_plugin_that_is_nowhere_is_named(place):

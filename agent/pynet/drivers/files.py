@@ -31,12 +31,12 @@ def is_temporary(name: str) -> bool:
     return name.startswith(".") and name.endswith(TEMPORARY_SUFFIX)
 
 
-def write_atomically(path: Path, data: bytes, mode: int) -> None:
+def write_atomically(path: Path, data: bytes, mode: int, *, replace: bool = True) -> None:
     """Make ``path`` a regular file with these bytes and permission bits, in one step, and have it on the disk before returning.
 
     Whoever reads sees the old file or the new one. What was at ``path`` is replaced, never written through: a symbolic link
-    there goes, its target stays. Raises OSError with the path in it; nothing is left behind then, unless the process is killed
-    (see `remove_leftovers`).
+    there goes, its target stays. Without ``replace`` all that is there stays, and FileExistsError is raised. Raises OSError with
+    the path in it; nothing is left behind then, unless the process is killed (see `remove_leftovers`).
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -47,10 +47,15 @@ def write_atomically(path: Path, data: bytes, mode: int) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        temporary.rename(path)
-    except BaseException:
+        if replace or not _linked(temporary, path):
+            temporary.rename(path)
+        else:
+            temporary.unlink()
+    except BaseException as problem:
         with contextlib.suppress(OSError):
             temporary.unlink()
+        if isinstance(problem, OSError) and problem.filename is None:  # of an open file the system names none
+            problem.filename = str(path)
         raise
     _sync_folder(path.parent)
 
@@ -94,6 +99,17 @@ def remove_leftovers(path: Path) -> list[str]:
                 entry.unlink(missing_ok=True)
                 removed.append(entry.name)
     return removed
+
+
+def _linked(temporary: Path, path: Path) -> bool:
+    """Give the file its second name; False where the file system knows no second names. Raises FileExistsError."""
+    try:
+        path.hardlink_to(temporary)
+    except OSError as problem:
+        if problem.errno not in {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}:
+            raise
+        return False
+    return True
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

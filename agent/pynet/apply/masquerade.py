@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     import structlog
 
 KIND: Final = "masquerade"
-_DEBOUNCE: Final = 0.05  # seconds
 
 
 class ContestedError(Exception):
@@ -42,7 +41,7 @@ class Masquerade:
     ) -> None:
         self._on_drift = on_drift
         self._log = log
-        self._applier = Applier(KIND, self._converge, on_result=on_result, debounce=_DEBOUNCE)
+        self._applier = Applier(KIND, self._converge, on_result=on_result)
         self._watch = TableWatch(KIND, frozenset({(FAMILY, NAME)}), self._applier.retry, log)
         # From here on: the applier's thread only.
         self._fights = Fights()

@@ -35,7 +35,7 @@ def write_atomically(path: Path, data: bytes, mode: int, *, replace: bool = True
     """Make ``path`` a regular file with these bytes and permission bits, in one step, and have it on the disk before returning.
 
     Whoever reads sees the old file or the new one. What was at ``path`` is replaced, never written through: a symbolic link
-    there goes, its target stays. Without ``replace`` all that is there stays, and FileExistsError is raised. Raises OSError with
+    there goes, its target stays. Without ``replace`` what is there stays, and FileExistsError is raised. Raises OSError with
     the path in it; nothing is left behind then, unless the process is killed (see `remove_leftovers`).
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")

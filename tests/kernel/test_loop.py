@@ -6,11 +6,12 @@ import errno
 import itertools
 import re
 import subprocess
+import threading
 import time
 
 import pytest
 from pynet.core.guard import GuardSettings
-from pynet.drivers.netlink import NetlinkError
+from pynet.drivers.netlink import NetlinkError, Overrun
 
 from tests.kernel.rig import OWN_FACTS, Rig, eventually, peer, running
 
@@ -265,6 +266,90 @@ def test_a_lost_address_gets_a_moment_to_come_back_before_thousands_of_peers_are
         assert (rig.state("node-1"), rig.state("node-1", 6)) == ("unreachable", "accepted")
         assert not cut_off(101.11)
         assert facts.look_at(101.11) == float("inf")
+    finally:
+        rig.close()
+
+
+def test_an_address_lost_in_the_middle_of_a_pass_gets_its_moment_too(node):
+    """And what the kernel told in that pass does not keep the loop turning meanwhile."""
+    rig = Rig(node)
+    try:
+        rig.list(peer(1))
+        facts = rig.loop.facts
+        facts.observe(everything=True)
+        node.run("ip", "address", "del", "10.99.0.1/24", "dev", "eth0")
+        facts.postpone(facts.fib.read(facts.interest()))
+        assert facts.waiting
+        facts.listen()
+        assert facts.cut_off(100.0)
+        assert not facts.waiting
+        assert not facts.cut_off(100.101)
+        assert facts.observe(everything=False).kernel.dump
+        assert rig.state("node-1") == "unreachable"
+    finally:
+        rig.close()
+
+
+def test_an_address_that_never_rests_holds_up_neither_nodes_nor_repairs(node):
+    """Away for 60 ms, there for 20: shorter and longer than the moment that a pass waits for it."""
+    address = ("10.99.0.1/24", "dev", "eth0")
+    with running(node, peer(1)) as rig:
+        over = threading.Event()
+
+        def flap():
+            while not over.is_set():
+                node.run("ip", "address", "del", *address)
+                over.wait(0.06)
+                node.run("ip", "address", "add", *address)
+                over.wait(0.02)
+
+        flapping = threading.Thread(target=flap)
+        flapping.start()
+        try:
+            for n in range(2, 12):
+                rig.feed(peer(n))
+                assert eventually(lambda n=n: (f"node-{n}", 4) in rig.desired.verdicts, "the Node is taken in") < 0.5
+                assert eventually(lambda n=n: rig.has(f"fd00:244:0:{n:x}::/64"), "its route") < 1
+        finally:
+            over.set()
+            flapping.join()
+        eventually(lambda: len(rig.routes(4, type="unicast")) == len(rig.routes(6, type="unicast")) == 11)
+
+
+def test_a_retry_that_is_due_does_not_wait_for_a_lost_link(node, monkeypatch):
+    """It would be lost: it is due once."""
+    rig = Rig(node)
+    try:
+        rig.list(peer(1))
+        loop = rig.loop
+        loop._pass(time.monotonic())
+        monkeypatch.setattr(loop.facts, "cut_off", lambda _now: True)
+        before = len(rig.passes)
+        loop._pass(time.monotonic())
+        assert len(rig.passes) == before
+        loop._retry.later(time.monotonic() - 10, first=1.0)
+        loop._pass(time.monotonic())
+        assert len(rig.passes) == before + 1
+    finally:
+        rig.close()
+
+
+def test_lost_notifications_may_have_told_of_a_pod_that_left(node, monkeypatch):
+    rig = Rig(node)
+    told = []
+    monkeypatch.setattr(rig.effects, "ports_left", lambda _bridges, *, unsure: told.append(unsure))
+    try:
+        rig.list(peer(1))
+        rig.loop._pass(time.monotonic())
+
+        def overrun(**_):
+            raise Overrun("No buffer space available")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(rig.monitor, "read", overrun)
+            rig.loop.facts.listen()
+        rig.loop._pass(time.monotonic())
+        assert told == [False, True]
     finally:
         rig.close()
 

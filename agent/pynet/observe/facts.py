@@ -90,6 +90,8 @@ class Facts:
 
     def listen(self) -> None:
         """Take in what the kernel tells, for :meth:`cut_off` and :meth:`observe`."""
+        self._taken.add(self._postponed)
+        self._postponed = Changes()
         self._taken.add(self.fib.read(self.interest()))
 
     def cut_off(self, now: float) -> bool:
@@ -136,9 +138,7 @@ class Facts:
         return Observed(touched, full, changed or kernel.host, kernel, received)
 
     def _news_of_kernel(self) -> Changes:
-        kernel, self._postponed = self._postponed, Changes()
-        kernel.add(self._taken)
-        self._taken = Changes()
+        kernel, self._taken = self._taken, Changes()
         self._patient_until = 0.0
         return kernel
 

@@ -658,6 +658,17 @@ def test_messages_of_other_processes_are_not_believed(node, rsock, monitor):
         assert rsock.lookup(gateway(2, 4)).prefix == prefix("10.99.0.0/24")
 
 
+def test_a_message_that_does_not_fit_is_said_to_be_lost_and_no_part_of_it_is_believed(node, monitor):
+    scratch = bytearray(64)
+    node.run("ip", "link", "set", "eth0", "mtu", "1400")
+    with pytest.raises(OSError, match="longer than 64 bytes"):
+        nlsocket.receive(monitor._socket, scratch, socket.MSG_DONTWAIT)
+    node.run("ip", "link", "set", "eth0", "mtu", "1500")
+    read, lost = nlsocket.waiting(monitor._socket, scratch)
+    assert "longer than 64 bytes" in lost
+    assert read == []
+
+
 @both
 def test_what_an_abandoned_request_left_does_not_disturb_the_next(rsock, family):
     routes = [peer(i, family) for i in range(3000)]

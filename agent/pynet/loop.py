@@ -21,7 +21,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from pynet.apply.now import Effects, Now
+from pynet.apply.effects import Effects, Now
 from pynet.apply.routes import RouteWriter
 from pynet.core.diff import Differ, Plan
 from pynet.core.fights import Fights

@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import io
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -42,7 +43,7 @@ class Outcome(NamedTuple):
 
 
 class Uninstall:
-    """The Job's work, which takes ``seconds`` at the most, but for a request that hangs. ``clock``, ``sleep`` as in time."""
+    """The Job's work, which takes ``seconds`` at the most, but for a request that hangs."""
 
     def __init__(
         self,
@@ -51,19 +52,15 @@ class Uninstall:
         *,
         seconds: float,
         say: Callable[[str], None],
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._api = api
         self._namespace = namespace
         self._sets = f"/apis/apps/v1/namespaces/{quote(namespace, safe='')}/daemonsets"
         self._pods = f"/api/v1/namespaces/{quote(namespace, safe='')}/pods"
         self._events = f"/api/v1/namespaces/{quote(namespace, safe='')}/events"
-        self._start = clock()
+        self._start = time.monotonic()
         self._end = self._start + seconds
         self._say = say
-        self._clock = clock
-        self._sleep = sleep
 
     def run(self, agent: str, agent_selector: str, cleanup: Mapping[str, Any]) -> Outcome:
         """Do it all: ``agent`` names the agents' DaemonSet, ``cleanup`` is the other one. Raises ApiError."""
@@ -87,16 +84,16 @@ class Uninstall:
             try:
                 return str(self._ask(lambda: self._api.post_json(self._sets, cleanup))["metadata"]["uid"])
             except ApiError as error:
-                if error.status != 409 or self._clock() >= self._end:
+                if error.status != 409 or time.monotonic() >= self._end:
                     raise
-            self._sleep(_LOOK)
+            time.sleep(_LOOK)
             self._delete(name)
 
     def _collect(self, name: str, selector: str, uid: str) -> Outcome:
         """Each node's result, until every node that can answer has, or time is up."""
         results: dict[str, list[str]] = {}
         while True:
-            began = self._clock()
+            began = time.monotonic()
             pods = {_node_of(pod): pod for pod in self._list(self._pods, selector) if _owner(pod) == uid}
             for node in sorted(pods.keys() - results.keys()):
                 if (result := _result(pods[node])) is not None:
@@ -104,9 +101,9 @@ class Uninstall:
                     self._say(f"{node}: {'; '.join(result) or 'clean'}")
             dead = self._dead() if pods.keys() - results.keys() else set()
             answered = self._all_made(name, len(pods)) and pods.keys() <= results.keys() | dead
-            if answered or self._clock() >= self._end:
+            if answered or time.monotonic() >= self._end:
                 break
-            self._sleep(max(_LOOK, 3 * (self._clock() - began)))  # a large cluster's pods are not read all the time
+            time.sleep(max(_LOOK, 3 * (time.monotonic() - began)))  # a large cluster's pods are not read all the time
         stays = [f"{node}: {line}" for node in sorted(results) for line in results[node]]
         for node in sorted(pods.keys() - results.keys()):
             why = "the node is down" if node in dead else _why(pods[node])
@@ -127,12 +124,12 @@ class Uninstall:
 
     def _await_gone(self, selector: str, seconds: float) -> None:
         """Wait for pods to go; what is on a node that is down, or does not go in time, is said and left behind."""
-        end = min(self._end, self._clock() + seconds)
+        end = min(self._end, time.monotonic() + seconds)
         while pods := {_node_of(pod) for pod in self._list(self._pods, selector)}:
-            if pods <= self._dead() or self._clock() >= end:
+            if pods <= self._dead() or time.monotonic() >= end:
                 self._say(f"pods that do not go, on: {', '.join(sorted(pods))} (a node that is down?)")
                 return
-            self._sleep(_LOOK)
+            time.sleep(_LOOK)
 
     def _list(self, path: str, selector: str = "") -> list[Json]:
         items: list[Json] = []
@@ -176,13 +173,13 @@ class Uninstall:
             try:
                 return request()
             except ApiError as error:
-                now = self._clock()
+                now = time.monotonic()
                 early = error.status == 403 and now < self._start + _RIGHTS_ARRIVE
                 passing = error.status in (0, 429) or error.status >= 500 or early
                 if not passing or now >= self._end:
                     raise
                 self._say(f"trying again: {error}")
-                self._sleep(max(_LOOK, error.retry_after))
+                time.sleep(max(_LOOK, error.retry_after))
 
 
 def _owner(pod: Json) -> str:
@@ -276,6 +273,8 @@ def main(arguments: list[str] | None = None) -> int:
         api = Api(in_cluster(server=options.api_server))
         work = Uninstall(api, options.namespace, seconds=options.seconds, say=lambda line: print(line, flush=True))
         cleanup = json.loads(Path(options.daemonset).read_text(encoding="utf-8"))
+        # So that the DaemonSet goes also then; process 1 of a container would not even notice.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit("pynet.uninstall: told to end before all was done"))
         outcome = work.run(options.agent, options.agent_selector, cleanup)
     except (ApiError, CredentialsError, OSError, ValueError) as error:
         print(f"pynet.uninstall: {error}", file=sys.stderr)

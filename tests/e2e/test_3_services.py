@@ -13,7 +13,6 @@ from tests.e2e.test_2_reach import UDP
 from tests.e2e.workload import pod_name
 
 HOST_PORT = 18081
-PROXY_PORT = 18082
 
 
 @pytest.fixture(scope="session")

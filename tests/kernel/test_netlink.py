@@ -446,18 +446,6 @@ def test_an_ipv6_address_that_somebody_else_has_is_dumped_too(lan3, rsock):
     assert packed("fd99::2") in {address.address for address in rsock.dump_addresses(6)}
 
 
-@both
-def test_netconf_is_dumped_as_procfs_shows_it(node, rsock, family):
-    node.sysctl(f"net/ipv{family}/conf/eth0/forwarding", 1)
-    expected = {
-        (index, node.sysctl(f"net/ipv{family}/conf/{name}/forwarding") == "1")
-        for index, name in ((-1, "all"), (-2, "default"), (1, "lo"), (2, "eth0"))
-    }
-    dumped = rsock.dump_netconf(family)
-    assert {(netconf.ifindex, netconf.forwarding) for netconf in dumped} == expected
-    assert {netconf.family for netconf in dumped} == {family}
-
-
 # Look-ups
 
 

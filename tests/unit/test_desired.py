@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -268,3 +269,26 @@ def test_metrics_of_a_cluster_spread_evenly():
         counts[metric] = counts.get(metric, 0) + 1
     assert len(counts) == 64
     assert max(counts.values()) < 2 * 5000 / 64
+
+
+def test_a_setting_that_keeps_every_peer_out_is_a_fault_of_our_own():
+    elsewhere = (parse_prefix("10.245.0.0/16"), parse_prefix("fd00::/48"))
+    desired = world(peer("a"), settings_=Settings(OWN, cluster_cidrs=elsewhere))
+    fault = desired.own_faults()[4]
+    assert fault == (
+        "rejected", "our own podCIDR 10.244.0.0/24 lies outside clusterCIDRs (10.245.0.0/16, fd00::/48): mend the setting"
+    )  # fmt: skip
+    assert desired.verdicts["a", 4].state == fault.state
+    assert 6 not in desired.own_faults()
+
+
+def test_an_interface_that_is_not_there_is_a_fault_of_our_own():
+    desired = world(peer("a"), at=msgspec.structs.replace(host(), interfaces={4: frozenset(), 6: host().interfaces[6]}))
+    assert desired.own_faults() == {
+        4: ("unreachable", "no interface that `interface` means (none) is up and has an IPv4 address"),
+    }
+    assert desired.verdicts["a", 4].state == "unreachable"
+
+
+def test_a_peer_that_is_bad_by_itself_is_no_fault_of_our_own():
+    assert world(peer("a", cidr="10.244.0.0/25"), peer("b", ip="192.0.2.1")).own_faults() == {}

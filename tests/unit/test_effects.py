@@ -8,8 +8,7 @@ import msgspec
 import pytest
 import structlog
 from pynet import config
-from pynet.apply.effects import Effects, Parts
-from pynet.apply.now import Now
+from pynet.apply.effects import Effects, Now, Parts
 from pynet.apply.snapshot import load
 from pynet.core.addresses import parse_address, parse_prefix
 from pynet.core.claims import Claim

@@ -79,6 +79,17 @@ def test_the_event_is_about_the_peer_and_says_who_saw_it(bench: Bench) -> None:
     assert event["count"] == 1
 
 
+def test_newer_words_replace_what_has_not_been_posted_yet(bench: Bench) -> None:
+    events = bench.agent("n0", settle=0.3)
+    tell(events, reason="no IPv4 InternalIP")
+    tell(events, reason="podCIDR overlaps")
+    [event] = bench.await_posts(1)
+    assert event["message"] == "IPv4: podCIDR overlaps (seen by the agent of node n0)"
+    tell(events, reason="podCIDR overlaps another")
+    time.sleep(0.4)
+    assert len(bench.posted) == 1
+
+
 def test_all_agents_make_the_same_event_whatever_their_words(bench: Bench) -> None:
     for number in range(5):
         tell(bench.agent(f"n{number}"), reason=f"overlaps the network of eth{number}")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import pytest
 import structlog
 from pynet.commands.agent.reporter import Reporter
+from pynet.core.desired import Fault
 from pynet.observe.inbox import NodeInbox
 from pynet.report.metrics import Metrics
 
@@ -35,3 +39,13 @@ def test_many_unreachable_at_once_are_not_told_but_what_else_is_bad_is():
 
 def test_many_rejected_at_once_are_all_told():
     assert len(told(*["rejected"] * 30)) == 30
+
+
+@pytest.mark.parametrize(
+    ("state", "problems"), [("unreachable", ["IPv4 peers are unreachable, by no fault of theirs: no link"]), ("rejected", [])]
+)
+def test_a_fault_of_our_own_is_a_problem_once_it_costs_peers(state, problems):
+    reporter = Reporter(Metrics(), NodeInbox(lambda: None), lambda: "", structlog.get_logger())
+    reporter.board.put(("a", 4), state, "why")
+    desired = SimpleNamespace(own_faults=lambda: {4: Fault("unreachable", "no link")})
+    assert list(reporter._problems(SimpleNamespace(facts=SimpleNamespace(desired=desired)))) == problems

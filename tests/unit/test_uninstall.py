@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pynet.uninstall import main, short_result
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 KUBELET_KEEPS = 4096  # bytes of a termination message
 
@@ -47,6 +54,38 @@ def test_result_always_fits_and_says_how_much_is_left_out(stays: list[str]) -> N
     assert bool(kept) is bool(stays)
     if len(kept) != len(stays) or (kept and kept[-1] != stays[-1] and kept[-1].startswith("and ")):
         assert kept[-1] == f"and {len(stays) - len(kept) + 1} more"
+
+
+def test_job_that_is_told_to_end_takes_its_daemon_set_away_first(tmp_path: Path) -> None:
+    """At its deadline, or when its node is drained. As process 1 of a container it would not even notice by itself."""
+    script = """if True:
+        import sys
+        from unittest import mock
+        from pynet import uninstall
+
+        class Api:
+            def __init__(self, _): pass
+            def get_json(self, path): return {"metadata": {}, "items": []}
+            def delete(self, path): print("DELETE", path.partition("?")[0].rpartition("/")[2], flush=True)
+            def post_json(self, path, body): print("POST", flush=True); return {"metadata": {"uid": "u"}}
+
+        with mock.patch.multiple(uninstall, Api=Api, in_cluster=lambda server: None):
+            sys.exit(uninstall.main(["--namespace=x", "--agent=a", "--agent-selector=a=b", f"--daemonset={sys.argv[1]}"]))
+    """
+    made = tmp_path / "daemonset.json"
+    made.write_text(json.dumps({"metadata": {"name": "a-cleanup"}, "spec": {"selector": {"matchLabels": {"c": "d"}}}}))
+    job = subprocess.Popen([sys.executable, "-c", script, str(made)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert job.stdout
+        for line in job.stdout:
+            if line == "POST\n":
+                break
+        job.send_signal(signal.SIGTERM)
+        rest, _ = job.communicate(timeout=20)
+    finally:
+        job.kill()
+    assert "DELETE a-cleanup\n" in rest
+    assert job.returncode == 1
 
 
 def test_outside_a_pod_it_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,9 +22,8 @@ from pynet.apply.forward import Forward, ForwardState
 from pynet.apply.gateways import stale_gateways
 from pynet.apply.masquerade import Masquerade
 from pynet.apply.neighbours import Neighbours
-from pynet.apply.now import Now
 from pynet.apply.ruleset import Ruleset
-from pynet.apply.snapshot import Snapshot, save
+from pynet.apply.snapshot import Snapshot, path_in, save
 from pynet.apply.sysctls import SysctlState, repair, wanted
 from pynet.config import Config
 from pynet.core.addresses import parse_prefix
@@ -35,6 +34,21 @@ from pynet.drivers.netlink import RouteSocket
 
 _RULES_DEBOUNCE: Final = 0.05
 _SNAPSHOT_DEBOUNCE: Final = 5.0
+
+
+class Now(NamedTuple):
+    """The state after a pass, as far as effects depend on it.
+
+    ``settled``: a pass over everything was verified; ``complete``: it follows from a complete list; ``verified``: so was the
+    last pass; ``advertised``: indexes of interfaces with a default route from router advertisements; ``kept``: peers that are
+    no longer wanted, whose routes the removal guard holds.
+    """
+
+    settled: bool
+    complete: bool
+    verified: bool
+    advertised: frozenset[int]
+    kept: frozenset[Claim] = frozenset()
 
 
 class Parts(NamedTuple):
@@ -86,7 +100,7 @@ class Effects:
     @property
     def snapshot_path(self) -> Path:
         """Where the last good state is kept."""
-        return Path(self._config.state_dir, "last-good.json")
+        return path_in(Path(self._config.state_dir))
 
     @property
     def snapshot_error(self) -> str:

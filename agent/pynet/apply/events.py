@@ -96,13 +96,16 @@ class Events:
     def peer(self, name: str, uid: str, family: Family, *, state: str, reason: str, agents: int = 1) -> None:
         """Tell the verdict about a peer, the Node ``name`` with ``uid``. May be called at each pass: only a change counts.
 
-        A good state takes back what has not been posted yet. ``agents`` is the number of nodes, all of which may see the same.
+        A good state takes back what has not been posted yet, and newer words replace it. ``agents`` is the number of nodes, all
+        of which may see the same.
         """
         key = (uid, family)
         told_as = REASONS.get(state, "")
         event = _name(name, f"{uid}/{family}/{told_as}") if told_as else ""
         with self._changed:
             if self._verdicts.get(key, "") == event:
+                if waiting := self._queue.get(event):  # a Node comes in pieces, and its first fault need not be its last
+                    waiting.body["message"] = self._said(f"IPv{family}: {reason}")
                 return
             self._queue.pop(self._verdicts.pop(key, ""), None)
             if not event:
@@ -220,7 +223,6 @@ class Events:
 
     def _body(self, event: str, node: str, uid: str, *, kind: str, reason: str, message: str) -> dict[str, Any]:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        said = f"{message} (seen by the agent of node {self._node})"
         return {
             "apiVersion": "v1",
             "kind": "Event",
@@ -228,7 +230,7 @@ class Events:
             "involvedObject": {"apiVersion": "v1", "kind": "Node", "name": node, "uid": uid},
             "type": kind,
             "reason": reason,
-            "message": said.encode()[:_LONGEST_MESSAGE].decode(errors="ignore"),
+            "message": self._said(message),
             "source": {"component": "pynet", "host": self._node},
             "reportingComponent": "pynet.io/agent",
             "reportingInstance": self._node,
@@ -236,6 +238,10 @@ class Events:
             "lastTimestamp": stamp,
             "count": 1,
         }
+
+    def _said(self, message: str) -> str:
+        said = f"{message} (seen by the agent of node {self._node})"
+        return said.encode()[:_LONGEST_MESSAGE].decode(errors="ignore")
 
 
 def _name(node: str, what: str) -> str:

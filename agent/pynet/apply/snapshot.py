@@ -25,6 +25,11 @@ MAX_BYTES: Final = 64 << 20
 """Ten times what 15,000 nodes need: a larger file is not ours."""
 
 
+def path_in(state_dir: Path) -> Path:
+    """Where the snapshot is."""
+    return state_dir / "last-good.json"
+
+
 class SnapshotError(Exception):
     """Why a snapshot was not believed, or could not be written: one line that names the file."""
 

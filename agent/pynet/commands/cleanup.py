@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from pynet import config
-from pynet.apply import confdir, forward, masquerade
+from pynet.apply import confdir, forward, masquerade, snapshot
 from pynet.commands.agent.process import FatalError, HeldError, hold_lock, require_net_admin
 from pynet.commands.output import add_output_argument
 from pynet.config import Config
@@ -90,7 +90,7 @@ class Cleanup:
                     yield route
 
     def _snapshot(self) -> list[str]:
-        path = Path(self._settings.state_dir, "last-good.json")
+        path = snapshot.path_in(Path(self._settings.state_dir))
         if not path.exists():
             return []
         if not self._dry_run:
@@ -170,7 +170,7 @@ def _plain(error: Exception) -> str:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --dry-run and --force."""
+    """Add where the agent's settings are, and what to remove."""
     parser.add_argument("--config", metavar="FILE", help="the agent's configuration file")
     parser.add_argument("--dry-run", action="store_true", help="say what would go; change nothing")
     parser.add_argument("--force", action="store_true", help="also what pods still use: bridge, leases, CNI plugins")

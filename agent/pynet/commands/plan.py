@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import socket
 import sys
 import time
@@ -38,8 +39,6 @@ _VERBS: Final = {"add": "add", "replace": "replace", "delete": "del"}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the agent's flags that matter here."""
-    import os
-
     parser.add_argument("--config", metavar="FILE", help="the agent's configuration file")
     parser.add_argument("--node-name", default=os.environ.get("NODE_NAME", ""), help="name of this Node (default: $NODE_NAME)")
     add_api_arguments(parser)

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from pynet.core.addresses import overlap, parse_prefix
+from pynet.core.addresses import covers, overlap, parse_prefix
 from pynet.core.claims import Claim, ClaimGuard, Refusal, node_addresses, pod_cidrs, read_claims
-from pynet.core.host import Host, OnLink, broadcasts, connected_networks
+from pynet.core.host import Host, OnLink, broadcasts, connected_networks, usable_families
 from pynet.core.members import Members
 from pynet.core.model import (
     FAMILIES,
@@ -51,6 +51,13 @@ class Verdict(NamedTuple):
     prefix: Prefix | None = None
     next_hop: bytes = b""
     uid: str = ""
+
+
+class Fault(NamedTuple):
+    """A fault of our own that puts peers into ``state``, however good their Nodes are."""
+
+    state: str
+    reason: str
 
 
 class OwnNode(NamedTuple):
@@ -128,6 +135,22 @@ class Desired:
     def unreachable(self) -> frozenset[Prefix]:
         """The podCIDRs of peers that are there, and not on-link now."""
         return frozenset(v.prefix for v in self.verdicts.values() if v.state == "unreachable" and v.prefix is not None)
+
+    def own_faults(self) -> dict[Family, Fault]:
+        """By family, what of our own settings or interfaces keeps every peer out. May be called from any thread."""
+        own, host, cluster = self.own, self.host, self.settings.cluster_cidrs
+        usable = usable_families(host)
+        found: dict[Family, Fault] = {}
+        for prefix in own.cidrs:
+            if cluster and not any(covers(each, prefix) for each in cluster):
+                words = ", ".join(map(str, cluster))
+                reason = f"our own podCIDR {prefix} lies outside clusterCIDRs ({words}): mend the setting"
+                found[prefix.family] = Fault("rejected", reason)
+            elif prefix.family not in usable:
+                names = ", ".join(sorted(map(host.link_name, host.interfaces.get(prefix.family, ())))) or "none"
+                reason = f"no interface that `interface` means ({names}) is up and has an IPv{prefix.family} address"
+                found[prefix.family] = Fault("unreachable", reason)
+        return found
 
     def _settle_own(self) -> set[Prefix]:
         """Judge our own podCIDRs; where they changed, everything about peers is judged again."""

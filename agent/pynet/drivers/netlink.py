@@ -52,8 +52,8 @@ class RouteSocket:
     silent for ``timeout`` seconds, or sends what makes no sense.
     """
 
-    def __init__(self, *, receive_buffer: int = nlsocket.BUFFER, timeout: float = 5.0) -> None:
-        self._socket = nlsocket.open_socket(socket.NETLINK_ROUTE, (), receive_buffer)
+    def __init__(self, *, timeout: float = 5.0) -> None:
+        self._socket = nlsocket.open_socket(socket.NETLINK_ROUTE)
         for option in (_CAP_ACK, _EXT_ACK, _GET_STRICT_CHK):
             self._socket.setsockopt(nlsocket.SOL_NETLINK, option, 1)
         timeval = struct.pack("@ll", int(timeout), int(timeout % 1 * 1e6))
@@ -105,12 +105,6 @@ class RouteSocket:
         number = rtwire.AF[family]
         dumped = self._dump(rtwire.RTM_GETADDR, bytes((number, *bytes(7))), f"dump IPv{family} addresses")
         return [rtwire.decode_address(buffer, at, end) for buffer, at, end in dumped if buffer[at] == number]
-
-    def dump_netconf(self, family: Family) -> list[Netconf]:
-        """Whether each interface forwards; conf/all (-1) and conf/default (-2) included."""
-        dumped = self._dump(rtwire.RTM_GETNETCONF, bytes((rtwire.AF[family], *bytes(3))), f"dump IPv{family} netconf")
-        decoded = [rtwire.decode_netconf(*message) for message in dumped]
-        return [netconf for netconf in decoded if netconf and netconf.family == family]
 
     def lookup(self, address: bytes) -> Route | None:
         """The route that the kernel chooses for ``address``, as it stands in its table (the local one for our own addresses).

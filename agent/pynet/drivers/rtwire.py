@@ -19,7 +19,7 @@ NLMSG_ERROR, NLMSG_DONE = 2, 3
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP_INTR, NLM_F_DUMP = 0x1, 0x4, 0x10, 0x300
 NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE, NLM_F_APPEND = 0x100, 0x200, 0x400, 0x800
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 16, 17, 18, 20, 21, 22
-RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE, RTM_NEWNETCONF, RTM_GETNETCONF = 24, 25, 26, 80, 82
+RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE, RTM_NEWNETCONF = 24, 25, 26, 80
 RTM_DELNEIGH, RTM_GETNEIGH = 29, 30
 AF: Final[dict[Family, int]] = {4: socket.AF_INET, 6: socket.AF_INET6}
 _FAMILIES: Final[dict[int, Family]] = {number: family for family, number in AF.items()}
@@ -87,7 +87,7 @@ class AddressEvent(NamedTuple):
 
 
 class Netconf(NamedTuple):
-    """Whether interface ``ifindex`` (-1: conf/all, -2: conf/default) forwards packets of ``family``. Dumped, or as an event."""
+    """Whether interface ``ifindex`` (-1: conf/all, -2: conf/default) forwards packets of ``family``, as an event tells."""
 
     family: Family
     ifindex: int

@@ -1,7 +1,8 @@
 """Whether a node's network is as it should be, in words. Pure.
 
 One rule decides what belongs here: what this node can do about itself. A peer with a bad podCIDR, or one that is not on-link,
-is somebody else's fault, and would block every rollout if it made all nodes not ready; it is counted and reported instead.
+is somebody else's fault, and would block every rollout if it made all nodes not ready; it is counted and reported instead. If
+our own settings keep all peers out, the rollout must stop: it would take the network of one node after the other.
 """
 
 from __future__ import annotations

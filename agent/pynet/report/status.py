@@ -103,9 +103,9 @@ class PassStatus(msgspec.Struct, frozen=True):
 class Status(msgspec.Struct, frozen=True, rename="camel"):
     """The whole document.
 
-    ``settled``: a pass over everything was verified; ``problems`` are listeners that cannot listen. The last six fields are the
-    board's to fill in: ``counts`` is peers by family and state, ``reasons`` why we are not ready, ``remarks`` what a person
-    should know even if we are.
+    ``settled``: a pass over everything was verified; ``problems`` are listeners that cannot listen, and whatever else is
+    wrong here. The last six fields are the board's to fill in: ``counts`` is peers by family and state, ``reasons`` why we are
+    not ready, ``remarks`` what a person should know even if we are.
     """
 
     node: NodeStatus = NodeStatus()

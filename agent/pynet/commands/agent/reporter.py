@@ -178,7 +178,7 @@ class Reporter:
             held=HeldStatus(held.routes, held.reason, held.since + now - ticks) if held else None,
             last_pass=passed,
             settled=loop.settled,
-            problems=tuple(self._problems()),
+            problems=tuple(self._problems(loop)),
             started=self._started,
             masquerade=_part(parts.masquerade) if parts else PartStatus(),
             forward=_part(parts.forward) if parts else PartStatus(),
@@ -200,10 +200,14 @@ class Reporter:
             unreadable=inbox.unreadable,
         )
 
-    def _problems(self) -> Iterable[str]:
+    def _problems(self, loop: Loop) -> Iterable[str]:
         yield from self.problems()
         if self._effects is not None and self._effects.snapshot_error:
             yield f"snapshot: {self._effects.snapshot_error}"
+        counts = self.board.counts
+        for family, (state, reason) in loop.facts.desired.own_faults().items():
+            if counts.get((family, state)):
+                yield f"IPv{family} peers are {state}, by no fault of theirs: {reason}"
 
 
 def _words(loop: Loop, route: Route | None) -> str:

@@ -19,6 +19,10 @@ MERGE_KEYS: Final = {"conditions": "type", "addresses": "type"}
 """The lists of a Node's status that a strategic merge patch merges, and by which key (core/v1 NodeStatus)."""
 
 
+PAGED_LISTS: Final = 8
+"""How many lists are kept for the pages that are still to come."""
+
+
 class StatusError(Exception):
     """An answer that is a Status object: ``code`` (HTTP), ``reason`` (the API's word), and the text."""
 
@@ -46,7 +50,7 @@ class Page(NamedTuple):
 class Store:
     """All Nodes of the lab. Thread-safe. ``history`` is how many changes a watch can go back; older ones are 410 Gone."""
 
-    def __init__(self, history: int = 1000, pages: int = 8) -> None:
+    def __init__(self, history: int = 1000) -> None:
         self._changed = threading.Condition()
         self._nodes: dict[str, Json] = {}
         # Begins at the time, so that a server started again is never behind what its clients have seen.
@@ -54,7 +58,6 @@ class Store:
         self._oldest = self._version
         self._history: deque[Change] = deque(maxlen=history)
         self._lists: OrderedDict[int, dict[str, Json]] = OrderedDict()
-        self._pages = pages
 
     @property
     def version(self) -> int:
@@ -81,7 +84,7 @@ class Store:
             part = names[:limit] if limit else names
             if len(part) < len(names):
                 self._lists[version] = dict(nodes)
-                while len(self._lists) > self._pages:
+                while len(self._lists) > PAGED_LISTS:
                     self._lists.popitem(last=False)
             return Page(version, [nodes[name] for name in part], len(names) - len(part))
 

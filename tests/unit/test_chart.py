@@ -311,6 +311,12 @@ def test_hooks_run_at_uninstall_and_test_and_never_at_an_upgrade() -> None:
     assert ("Pod", "test") in hooks
 
 
+def test_helm_shows_what_the_test_pod_said() -> None:
+    pod = next(each for each in render() if is_hook(each) and each["kind"] == "Pod")
+
+    assert pod["metadata"]["annotations"]["helm.sh/hook-output-log-policy"] == "hook-succeeded,hook-failed"
+
+
 def test_uninstall_job_comes_after_its_rights_and_knows_the_agents() -> None:
     hooks = [each for each in render() if is_hook(each) and each["metadata"]["annotations"]["helm.sh/hook"] == "pre-delete"]
     weights = {each["kind"]: int(each["metadata"]["annotations"]["helm.sh/hook-weight"]) for each in hooks}

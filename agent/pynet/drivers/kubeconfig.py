@@ -1,6 +1,6 @@
 """A kubeconfig, resolved by the kubernetes package: ``python -m pynet.drivers.kubeconfig PATH``, in a child of the agent.
 
-The package costs 33 MB of memory and half a second, which the agent should not pay for good. One JSON document goes to
+The package costs memory (docs/adr/0001) that the agent should not pay for good. One JSON document goes to
 standard output: a pynet.drivers.credentials.Access, exec plug-ins run, files read. What goes wrong is one line on standard
 error, and status 1.
 """

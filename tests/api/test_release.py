@@ -14,6 +14,7 @@ import pytest
 from tests.api.charted import kubeconfig
 from tests.support import chart
 from tests.support.apiclient import RefusedError
+from tests.support.netns import CommandError
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -64,6 +65,11 @@ class Release:
         """Objects of the release, of whatever kind the chart or helm makes."""
         names = [f"{kind}/{each['metadata']['name']}" for kind in KINDS for each in self.client.get(kind)["items"]]
         return [name for name in names if RELEASE in name.rpartition("/")[2] or name.split("/")[-1].startswith("sh.helm")]
+
+    def versions(self) -> dict[str, str]:
+        """The resourceVersion of every object there is, of a kind that the chart makes."""
+        items = [each["metadata"] for kind in KINDS for each in self.client.get(kind)["items"]]
+        return {each["uid"]: each["resourceVersion"] for each in items}
 
     def job_ends(self, how: str, before: str) -> None:
         """The Job's controller says Complete or Failed."""
@@ -130,6 +136,26 @@ def test_uninstall_that_failed_can_be_run_again(release: Release) -> None:
 
     assert second.returncode == 0, said
     assert release.left() == []
+
+
+def test_second_release_of_the_name_in_another_namespace_is_refused_and_changes_nothing(release: Release) -> None:
+    """What the chart makes for the whole cluster belongs to the first."""
+    before = release.versions()
+
+    with pytest.raises(CommandError, match="cannot be imported into the current release"):
+        release.helm("install", RELEASE, str(chart.CHART), "--namespace", "life-elsewhere", "--create-namespace")
+    release.helm("uninstall", RELEASE, "--namespace", "life-elsewhere", "--ignore-not-found")
+
+    assert release.versions() == before
+
+
+@pytest.mark.parametrize("name", ["123", "1e3", "true"])
+def test_release_may_have_a_name_that_yaml_takes_for_something_else(release: Release, name: str) -> None:
+    release.helm("install", name, str(chart.CHART))
+    try:
+        assert release.get(f"/apis/apps/v1/namespaces/{NAMESPACE}/daemonsets/{name}")
+    finally:
+        release.helm("uninstall", name, "--no-hooks")
 
 
 def test_notes_say_how_to_see_that_it_works(release: Release) -> None:

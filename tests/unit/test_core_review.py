@@ -11,8 +11,8 @@ from pynet.core.claims import Claim
 from pynet.core.desired import Desired, Settings
 from pynet.core.diff import Differ
 from pynet.core.guard import GuardSettings, RemovalGuard, too_many
-from pynet.core.host import FibEntry
-from pynet.core.model import RTN_UNREACHABLE, UNREACHABLE_METRIC, HostAddress, NodeFacts, Operation, Prefix, Route
+from pynet.core.host import FibEntry, Host, usable_families
+from pynet.core.model import RTN_UNREACHABLE, UNREACHABLE_METRIC, HostAddress, Link, NodeFacts, Operation, Prefix, Route
 from pynet.core.overlap import Aged, Overlaps
 from pynet.core.pace import Pace
 from pynet.core.retry import Retry
@@ -450,3 +450,20 @@ def test_loopback_is_called_loopback_though_lo_has_its_address():
     at = host()
     at = msgspec.structs.replace(at, addresses=(*at.addresses, HostAddress(1, parse_address("127.0.0.1"), 8)))
     assert "loopback" in world(peer("a", "127.0.0.0/8"), at=at).verdicts["a", 4].reason
+
+
+# The host
+
+
+def test_a_family_is_usable_by_an_interface_for_peers_that_is_up_and_has_an_address_of_it():
+    four, six = HostAddress(2, parse_address("10.99.0.1"), 24), HostAddress(2, parse_address("fd99::1"), 64)
+    both = dict.fromkeys((4, 6), frozenset({2}))
+
+    def usable(*addresses: HostAddress, up: bool = True, interfaces=both):
+        return usable_families(Host({2: Link(2, "eth0", up, 1500)}, addresses, interfaces=interfaces))
+
+    assert usable(four, six) == {4, 6}
+    assert usable(four) == {4}
+    assert usable(four, six, up=False) == set()
+    assert usable(four, six, interfaces={4: frozenset({3}), 6: frozenset({2})}) == {6}
+    assert usable_families(Host({}, (four, six), interfaces=both)) == set(), "the link is gone"

@@ -16,10 +16,11 @@ import structlog
 
 from pynet.apply.applier import Applier
 from pynet.apply.condition import NodeCondition
-from pynet.apply.conflist import Conflist, ConflistWanted
+from pynet.apply.conflist import NETWORK, Conflist, ConflistWanted
 from pynet.apply.events import Events
 from pynet.apply.forward import Forward, ForwardState
 from pynet.apply.gateways import stale_gateways
+from pynet.apply.leases import stranded
 from pynet.apply.masquerade import Masquerade
 from pynet.apply.neighbours import Neighbours
 from pynet.apply.ruleset import Ruleset
@@ -106,6 +107,11 @@ class Effects:
     def snapshot_error(self) -> str:
         """Why the snapshot could not be written, "" if it could."""
         return self._snapshot.error
+
+    @property
+    def stranded(self) -> str:
+        """Which pods have lost their bridge, "" if none has."""
+        return stranded(Path(self._config.cni.ipam_dir, NETWORK), self._bridge) if self._bridge else ""
 
     def write_sysctls(self, now: Now) -> None:
         """Check the forwarding settings, and write what is wrong."""

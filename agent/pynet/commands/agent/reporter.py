@@ -204,6 +204,8 @@ class Reporter:
         yield from self.problems()
         if self._effects is not None and self._effects.snapshot_error:
             yield f"snapshot: {self._effects.snapshot_error}"
+        if self._effects is not None and (stranded := self._effects.stranded):
+            yield stranded
         counts = self.board.counts
         for family, (state, reason) in loop.facts.desired.own_faults().items():
             if counts.get((family, state)):

@@ -168,11 +168,30 @@ def test_pods_that_ptp_attached_are_found_whatever_is_set_now(node, host, plugin
     (host.leases / "pynet" / "last_reserved_ip.0").write_text(address)
     status, said = host.cleanup()
     assert status == 1
-    assert said["stays"] == [f"{host.leases}: pods still use it (vethpod)"]
+    assert said["stays"] == [f"{host.leases / 'pynet'}: pods still use it (vethpod)"]
     node.run("ip", "link", "del", "vethpod")
     status, said = host.cleanup()
     assert (status, said["stays"]) == (0, [])
     assert not host.leases.exists()
+
+
+def test_leases_of_other_networks_in_the_same_folder_stay(node, host):
+    """host-local's own default is one folder for all, with one inside for each network; somebody may have named that."""
+    theirs = host.leases / "other" / "10.1.0.5"
+    theirs.parent.mkdir()
+    theirs.write_text("id\r\neth0")
+    (host.leases / "pynet" / "10.244.0.5").write_text("id\r\neth0")
+    node.run("ip", "link", "add", "vethother", "type", "veth", "peer", "name", "far1")
+    node.run("ip", "link", "set", "vethother", "up")
+    node.run("ip", "route", "add", "10.1.0.5/32", "dev", "vethother")
+
+    status, dry = host.cleanup("--dry-run")
+    assert (status, str(host.leases / "pynet") in dry["removed"]) == (0, True)
+    status, said = host.cleanup()
+
+    assert (status, said["stays"], said["removed"]) == (0, [], dry["removed"])
+    assert theirs.exists()
+    assert not (host.leases / "pynet").exists()
 
 
 def test_a_bridge_of_our_name_that_is_none_stays(node, host):

@@ -17,7 +17,8 @@ from typing import Final
 
 from pynet import config
 from pynet.apply import confdir, forward, masquerade, snapshot
-from pynet.commands.agent.process import FatalError, HeldError, hold_lock, require_net_admin
+from pynet.apply.conflist import NETWORK
+from pynet.commands.agent.process import LOCK, FatalError, HeldError, hold_lock, require_net_admin
 from pynet.commands.output import add_output_argument
 from pynet.config import Config
 from pynet.core.addresses import host_prefix, parse_address
@@ -36,6 +37,7 @@ class Cleanup:
         self.removed: list[str] = []
         self.stays: list[str] = []
         self._settings = settings
+        self._ipam = Path(settings.cni.ipam_dir, NETWORK)  # host-local gives each network a folder of its own
         self._dry_run = dry_run
         self._force = force
 
@@ -113,14 +115,14 @@ class Cleanup:
 
     def _leased(self) -> set[Prefix]:
         """The addresses that host-local gave out and did not take back: it keeps a file of that name for each."""
-        files = [path for path in Path(self._settings.cni.ipam_dir).rglob("*") if path.is_file()]
+        files = [path for path in self._ipam.rglob("*") if path.is_file()]
         return {host_prefix(address) for address in parse_each((path.name for path in files), parse_address)}
 
     def _shared(self) -> list[str]:
         """What pods use, as far as it is there."""
         things = [f"bridge {link.name}" for link in self._links() if self._is_bridge(link)]
-        if Path(self._settings.cni.ipam_dir).exists():
-            things.append(self._settings.cni.ipam_dir)
+        if self._ipam.exists():
+            things.append(str(self._ipam))
         with contextlib.suppress(InstallError):
             things += remove_installed(Path(self._settings.state_dir), Path(self._settings.cni.bin_dir), dry_run=True)
         return things
@@ -139,11 +141,13 @@ class Cleanup:
         return [f"bridge {name}" for name in names]
 
     def _leases(self) -> list[str]:
-        folder = Path(self._settings.cni.ipam_dir)
+        folder = self._ipam
         if not folder.is_dir() or folder.is_symlink():
             return []
         if not self._dry_run:
             shutil.rmtree(folder)
+            with contextlib.suppress(OSError):  # what other networks have there stays
+                folder.parent.rmdir()
         return [str(folder)]
 
     def _plugins(self) -> list[str]:
@@ -198,7 +202,7 @@ def run(args: argparse.Namespace) -> int:
 def _remove_run_dir(folder: Path) -> None:
     """Remove the lock file, and its folder if that is empty (in a pod it is a mount point, and stays)."""
     with contextlib.suppress(OSError):
-        (folder / "agent.lock").unlink()
+        (folder / LOCK).unlink()
         folder.rmdir()
 
 

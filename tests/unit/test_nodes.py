@@ -94,7 +94,6 @@ class Watcher:
         self.watch.stop(5)
         assert not self.watch.is_alive()
         assert set(self.restarts) <= RESTARTS
-        assert self.inbox.restarts == Counter(self.restarts)
 
     @property
     def names(self) -> set[str]:
@@ -248,14 +247,13 @@ def test_node_of_10_mb_hurts_nobody(fake):
         fake.put(peer("c"))
         until(lambda: "c" in watcher.names, "the event behind it")
         assert watcher.loop.nodes["large"].internal_ips == ("192.0.2.5",)
-        assert watcher.inbox.refused == 0
+        assert not watcher.events("node_refused")
 
 
 def test_node_too_large_is_refused_said_and_hurts_nobody(fake):
     fake.put(peer("large", annotations={"large": "x" * (17 << 20)}))
     with Watcher(fake).connected() as watcher:
         assert watcher.names == {"own", "a", "b"}
-        assert watcher.inbox.refused >= 1
         assert watcher.events("node_refused")
         assert all("bytes, more than" in why for why in watcher.inbox.unreadable.values())
         fake.put(peer("large", annotations={"large": "x" * (17 << 20)}))
@@ -535,7 +533,7 @@ def test_json_node_too_large_for_a_page_of_its_own_is_passed_over(monkeypatch):
             server.put(peer(f"n{i}", annotations={"large": "x" * (300_000 if i == 2 else 1000)}))
         with Watcher(server).connected() as watcher:
             assert watcher.names == {"n0", "n1", "n3", "n4"}
-            assert watcher.inbox.refused == 1
+            assert len(watcher.events("node_refused")) == 1
             assert not watcher.loop.lists[0].consistent  # whose Node it is, nobody knows
 
 

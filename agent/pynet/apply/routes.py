@@ -32,23 +32,18 @@ class RouteWriter:
         self.programmed: dict[Prefix, Route] = {}
         self.failures: dict[Prefix, str] = {}
 
-    def apply(self, operations: Sequence[Operation]) -> int:
-        """Do ``operations`` in their order; returns how many failed. Failures are kept per prefix until it works.
+    def apply(self, operations: Sequence[Operation]) -> None:
+        """Do ``operations`` in their order. Failures are kept per prefix until it works.
 
         Raises NetlinkError if the kernel does not answer.
         """
-        if not operations:
-            return 0
         errors = self._socket.apply(operations)
-        failed = 0
         for position, operation in enumerate(operations):
             error = errors.get(position)
             if error is None or (operation.kind == "delete" and error.errno in _GONE):
                 self._accepted(operation)
             else:
-                failed += 1
                 self._refused(operation, error)
-        return failed
 
     def adopt(self, route: Route) -> None:
         """A route of ours was found in the kernel as wanted: from now on its key counts as programmed by this process."""

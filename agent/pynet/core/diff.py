@@ -41,7 +41,9 @@ class Difference(NamedTuple):
 
 
 class Plan(msgspec.Struct):
-    """The operations of a pass, adds first, and the conflicts found on the way (prefix to foreign route)."""
+    """The operations of a pass, adds first, and the conflicts found on the way: by prefix the foreign route, and whether
+    ours is withheld for it.
+    """
 
     adds: list[Operation] = []
     removes: list[Operation] = []

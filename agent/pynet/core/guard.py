@@ -2,7 +2,7 @@
 
 An API server restored from a backup, a bug in a controller, or `kubectl delete nodes --all` would otherwise cut off every pod
 within a second. A removal of more than ``fraction`` of our routes that is also more than ``minimum`` routes, or that would
-leave none, is held until a second consistent list, asked for after the hold began, agrees.
+leave none of several, is held until a second consistent list, asked for after the hold began, agrees.
 """
 
 from __future__ import annotations

@@ -78,9 +78,6 @@ class Overlaps:
         """What ``name`` claims here, None if nothing."""
         return self._claims.get(name)
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._claims
-
     def put(self, name: str, aged: Aged) -> set[str]:
         """Add or replace the claim of ``name``; returns itself and all that it clashed with before."""
         near = self.remove(name)
@@ -110,10 +107,6 @@ class Overlaps:
             older = [other for other in reached[name] if decided.get(other) == ""]
             decided[name] = min(older, key=self._age) if older else ""
         return decided
-
-    def claim(self, name: str) -> Claim:
-        """The claim of ``name``. Raises KeyError if it has none."""
-        return self._claims[name].claim
 
     def _age(self, name: str) -> tuple[int, str, str]:
         aged = self._claims[name]

@@ -52,9 +52,8 @@ class NodeInbox:
 
     The watcher's health is in plain attributes that it alone writes: ``connected``, a watch is open; ``error``, why not, in one
     line ("" if all is well); ``last_contact``, time.time() of the last good answer or event (0.0: never);
-    ``unauthorized_since``, time.monotonic() of the first of an unbroken row of 401 or 403, or None; ``restarts``, how often the
-    watch was restarted, by reason; ``refused``, Nodes or events that were too large or not what they should be;
-    ``unreadable``, why by name ("": unknown, until the next list) for the Nodes of which that is now so, a new dict each time.
+    ``unauthorized_since``, time.monotonic() of the first of an unbroken row of 401 or 403, or None; ``unreadable``, the Nodes
+    that are too large or not what they should be, why by name ("": unknown, until the next list), a new dict each time.
     """
 
     def __init__(self, wake: Callable[[], None]) -> None:
@@ -62,8 +61,6 @@ class NodeInbox:
         self.error = ""
         self.last_contact = 0.0
         self.unauthorized_since: float | None = None
-        self.restarts: dict[str, int] = {}
-        self.refused = 0
         self.unreadable: dict[str, str] = {}
         self._wake = wake
         self._lock = threading.Lock()

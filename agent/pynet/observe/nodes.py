@@ -160,7 +160,6 @@ class NodeWatch(threading.Thread):
             self._backoff.reset()
             self._last_failure = ""
         self._on_restart(ended.reason)
-        self._inbox.restarts[ended.reason] = self._inbox.restarts.get(ended.reason, 0) + 1
         if ended.reason == "relist" or (ended.reason == "closed" and lasted >= self._timing.settled):
             self._log.debug("watch_restarted", reason=ended.reason)
             return 0.0
@@ -249,7 +248,6 @@ class NodeWatch(threading.Thread):
             raise ApiError(status.code or 500, status.message or status.reason, retry_after=status.retry_after)
 
     def _refuse(self, name: str, why: str) -> None:
-        self._inbox.refused += 1
         self._log.warning("node_refused", node=name, reason=why)
 
     def _answered(self) -> None:

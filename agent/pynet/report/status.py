@@ -7,7 +7,7 @@ types are also what `pynet status` reads.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, Literal
 
 import msgspec
@@ -184,10 +184,6 @@ class StatusBoard:
         old = self._peers.pop(key, None)
         if old is not None:
             self._counts[key[1], old.state] -= 1
-
-    def keys(self) -> Iterable[PeerKey]:
-        """All peers of the moment. A copy."""
-        return self._peers.copy().keys()
 
     def readiness(self) -> Readiness:
         """Whether we are ready, and why not."""

@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+LOCK: Final = "agent.lock"
+"""Name of the lock file, in runDir."""
+
 _CAP_NET_ADMIN: Final = 12
 _M_TRIM_THRESHOLD: Final = -1
 _M_ARENA_MAX: Final = -8
@@ -31,7 +34,7 @@ def hold_lock(run_dir: Path) -> Iterator[None]:
 
     Raises HeldError if another process holds it, FatalError if the folder cannot be written.
     """
-    path = run_dir / "agent.lock"
+    path = run_dir / LOCK
     try:
         run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

@@ -8,6 +8,8 @@ kubeconfig says; inside it is plain HTTP, which only this machine's root can rea
 from __future__ import annotations
 
 import contextlib
+import socket
+import socketserver
 import sys
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -80,16 +82,12 @@ class Relay(ThreadingHTTPServer):
     request_queue_size = 128
 
     def __init__(self, upstream: Upstream, address: tuple[str, int]) -> None:
-        import socket
-
         self.upstream = upstream
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         super().__init__(address, _Exchange)
 
     def server_bind(self) -> None:
         """Bind without looking up the host's name."""
-        import socketserver
-
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 

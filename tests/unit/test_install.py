@@ -211,6 +211,7 @@ def test_a_plugin_that_the_image_lacks_is_fine_where_the_node_has_it(place):
     (source / "bridge").unlink()
     (target / "bridge").write_bytes(b"theirs")
     install.install(*place, NAMES)
+    assert (target / "bridge").read_bytes() == b"theirs"
 
 
 def test_wanted_plugins_are_those_of_the_conflist():

@@ -4,8 +4,8 @@
                   ├─► observe ─► desired ─► diff ─► guard ─► apply ─┼─► sysctls
     kernel events ┘                                                 └─► masquerade, conflist, condition, snapshot (own threads)
 
-One thread runs it, and it alone writes routes and sysctls. A wake says no more than "look again"; what is done follows from
-the facts and from the kernel as it is. A pass is over when another look finds nothing left to do.
+One thread runs it, and it alone writes routes and sysctls, and forgets neighbours. A wake says no more than "look again"; what
+is done follows from the facts and from the kernel as it is. A pass is over when another look finds nothing left to do.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""docs/reference/logs.md names every event that the agent logs, at its level, with its fields; and no other."""
+"""docs/reference/logs.md names every event that the agent logs, at its level, with its fields, and every Kubernetes Event."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pynet
+from pynet.apply.condition import REASON
+from pynet.apply.events import REASONS
 
 CODE = Path(pynet.__file__).parent
 PAGE = Path(__file__).parents[2] / "docs/reference/logs.md"
@@ -53,9 +55,13 @@ def logged() -> Iterator[Event]:
                     yield Event(name, level, fields)
 
 
+def rows_of(part: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.split("|")[1:4]] for line in part.splitlines() if line.startswith("| `")]
+
+
 def documented() -> dict[str, tuple[str, frozenset[str]]]:
     """Level and fields by name."""
-    rows = [[cell.strip() for cell in line.split("|")[1:4]] for line in PAGE.read_text().splitlines() if line.startswith("| `")]
+    rows = rows_of(PAGE.read_text().partition("\n## Kubernetes Events\n")[0])
     found = {name.strip("`"): (level, frozenset(re.findall(r"`(\w+)`", fields))) for name, level, fields in rows}
     assert len(found) == len(rows), "none twice"
     return found
@@ -70,3 +76,9 @@ def test_the_page_gives_each_its_level_and_fields():
     usual = Event("watch_restarted", "debug", frozenset({"reason"}))  # the page says when
     wrong = {event for event in logged() if (event.level, event.fields) != page[event.name]}
     assert {event for event in wrong if event.name not in BY_HAND} == {usual}
+
+
+def test_every_kubernetes_event_is_on_the_page_and_no_other():
+    own = {reason for path in CODE.rglob("*.py") for reason in re.findall(r'"(Pynet[A-Z]\w+)"', path.read_text())} - {REASON}
+    rows = rows_of(PAGE.read_text().partition("\n## Kubernetes Events\n")[2])
+    assert {name.strip("`") for name, *_ in rows} == own | set(REASONS.values())

@@ -311,6 +311,13 @@ def test_hooks_run_at_uninstall_and_test_and_never_at_an_upgrade() -> None:
     assert ("Pod", "test") in hooks
 
 
+def test_kubectl_knows_which_container_is_meant() -> None:
+    template = agent_set()["spec"]["template"]
+
+    name = template["metadata"]["annotations"]["kubectl.kubernetes.io/default-container"]
+    assert name in {container["name"] for container in template["spec"]["containers"]}
+
+
 def test_helm_shows_what_the_test_pod_said() -> None:
     pod = next(each for each in render() if is_hook(each) and each["kind"] == "Pod")
 

@@ -52,6 +52,7 @@ RUN if ! command -v nft || ! command -v iptables-legacy; then \
     fi
 COPY --from=plugins /opt/cni/bin /opt/cni/bin
 COPY --from=app /opt/pynet /opt/pynet
+COPY LICENSE /usr/share/doc/pynet/LICENSE
 # Python writes the .pyc files of what the agent imports of the standard library (official images come without).
 RUN ln -s /opt/pynet/pynet.console /usr/local/bin/pynet && env -u PYTHONDONTWRITEBYTECODE pynet version
 

@@ -46,11 +46,15 @@ scratch() {
     SCRATCH=$d
 }
 
-isolated_docker() { DOCKER_HOST=unix://$DOCKER_SOCKET docker "$@"; }
+# The daemon of ours; with kind's stock node image (E2E_OWN_DOCKER is empty then) whichever is here.
+isolated_docker() {
+    if [ -n "${E2E_OWN_DOCKER-yes}" ]; then local -x DOCKER_HOST=unix://$DOCKER_SOCKET; fi
+    docker "$@"
+}
 has_image() { isolated_docker image inspect "$1" >/dev/null 2>&1; }
 
 # drop_others NAME:TAG: remove the image's earlier versions; one that is in use stays.
 drop_others() {
     isolated_docker image ls --format '{{.Repository}}:{{.Tag}}' "${1%:*}" | grep -vxF "$1" |
-        xargs -r env DOCKER_HOST="unix://$DOCKER_SOCKET" docker image rm >/dev/null 2>&1 || true
+        while read -r old; do isolated_docker image rm "$old" >/dev/null 2>&1; done || true
 }

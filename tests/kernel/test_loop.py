@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import itertools
 import re
 import select
 import subprocess
@@ -420,8 +421,10 @@ def test_a_restart_sends_no_route_message_but_reads(node):
         pass
     monitor = node.popen("ip", "monitor", "route", stdout=subprocess.PIPE, text=True)
 
+    metrics = itertools.count(1)  # one more route each time: what is there already is no news
+
     def listens():
-        node.run("ip", "route", "replace", "198.51.100.0/24", "via", HOP4)
+        node.run("ip", "route", "add", "198.51.100.0/24", "via", HOP4, "metric", str(next(metrics)))
         return select.select([monitor.stdout], [], [], 0.1)[0]
 
     eventually(listens, "the monitor listens")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import itertools
-import itertools
 import re
 import select
 import subprocess

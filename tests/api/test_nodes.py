@@ -135,7 +135,8 @@ def test_of_two_nodes_with_one_podcidr_the_older_wins_and_the_other_inherits(clu
     until(younger_in_a_later_second, "a Node created in a later second")
 
     def younger() -> str:
-        return next(p["state"] + " " + p["reason"] for (name, _), p in agent.peers().items() if name.startswith("a-younger"))
+        found = (p["state"] + " " + p["reason"] for (name, _), p in agent.peers().items() if name.startswith("a-younger"))
+        return next(found, "")
 
     agent.await_routes({"10.201.1.0/24": "10.99.0.101"})
     assert "rejected" in until(lambda: "b-older" in younger() and younger(), "the younger one's reason names the older")

@@ -2,6 +2,7 @@
 # deploy/render.sh: write deploy/pynet.yaml, the chart rendered for those without Helm; with --check, say whether it is up to date.
 # Needs helm: $HELM, or the one on the PATH.
 set -euo pipefail
+command -v "${HELM:-helm}" >/dev/null || { echo "deploy/render.sh: needs helm" >&2; exit 1; }
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 render() {
     echo "# The chart helm/pynet with its defaults, for those without Helm: kubectl apply -f deploy/pynet.yaml"

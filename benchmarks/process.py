@@ -18,7 +18,8 @@ def cpu_seconds(pid: int) -> float:
 def memory_mb(pid: int) -> tuple[float, float]:
     """Resident memory now and at its peak, in MB (10^6 bytes)."""
     lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line)
-    return tuple(int(lines[key].split()[0]) * 1024 / 1e6 for key in ("VmRSS", "VmHWM"))  # type: ignore[return-value]
+    now, peak = (int(lines[key].split()[0]) * 1024 / 1e6 for key in ("VmRSS", "VmHWM"))
+    return now, peak
 
 
 def lateness(seconds: float = 5.0) -> str:

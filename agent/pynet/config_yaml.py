@@ -40,8 +40,7 @@ def read_yaml(content: bytes) -> Any:
     Returns None for an empty document. Raises ValueError with one line, naming the line number where there is one.
     """
     try:
-        # The loader is a SafeLoader; yaml.load closes it in every case.
-        return yaml.load(content.decode(), Loader=_StrictLoader)  # noqa: S506
+        return yaml.load(content.decode(), Loader=_StrictLoader)  # noqa: S506  it is a SafeLoader; yaml.load closes it
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 (byte {error.start + 1})") from None
     except yaml.MarkedYAMLError as error:

@@ -62,7 +62,7 @@ def resolve(path: Path) -> Access:
 
 def _user(loader: Any) -> dict[str, Any]:
     """The user entry of the current context: what it names as its files is not kept in the loader's own result."""
-    return loader._user.value if loader._user else {}  # noqa: SLF001
+    return loader._user.value if loader._user else {}  # noqa: SLF001  the library shows it nowhere else
 
 
 def _bearer(configuration: Any) -> str:

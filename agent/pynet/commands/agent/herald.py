@@ -16,6 +16,9 @@ from pynet.commands.agent.process import trim_memory
 from pynet.report.readiness import Readiness
 
 LOOK_SECONDS: Final = 0.5
+READY_LOOK_SECONDS: Final = 1.0
+"""Between looks while we are ready, which is nearly always: a look is most of what an idle agent does."""
+
 EVENT_AFTER: Final = 20.0
 """Seconds that we must have been not ready before an Event says so: a start, or a repair, is no news."""
 
@@ -30,8 +33,8 @@ class OwnEvents(Protocol):
 
 
 class Herald(threading.Thread):
-    """Looks at ``readiness()`` twice a second; logs each change of the verdict or its reasons, and tells ``events`` of lasting
-    trouble. ``own_uid()`` is our Node's UID, "" as long as it is not known.
+    """Looks at ``readiness()`` once or twice a second; logs each change of the verdict or its reasons, and tells ``events`` of
+    lasting trouble. ``own_uid()`` is our Node's UID, "" as long as it is not known.
     """
 
     def __init__(
@@ -61,7 +64,7 @@ class Herald(threading.Thread):
     def run(self) -> None:
         """Look until stopped. A defect in looking is logged, once, and must not end it."""
         crashed = False
-        while not self._stopping.wait(LOOK_SECONDS):
+        while not self._stopping.wait(READY_LOOK_SECONDS if self._said is not None and self._said.ready else LOOK_SECONDS):
             try:
                 self.look()
             except Exception:  # the thread's top

@@ -29,6 +29,8 @@ from pynet.report.status import (
 )
 
 _MANY: Final = 20
+_OF_THE_KERNEL: Final = frozenset(("conflict", "failed", "pending"))
+"""States of an accepted peer that the kernel, or what it did, decides; what else it can be is programmed."""
 
 
 class Reporter:
@@ -58,7 +60,7 @@ class Reporter:
     def passed(self, observed: Observed, report: PassReport, repaired: set[Prefix]) -> None:
         """Note a finished pass."""
         loop = self._attached()
-        self._note_peers(loop)
+        self._note_peers(loop, report)
         if loop.facts.desired.own.addresses != self._addresses:
             self._addresses = loop.facts.desired.own.addresses
             self.address_known()
@@ -97,14 +99,14 @@ class Reporter:
         metrics.api_last_contact.set(self._inbox.last_contact)
         metrics.ready.set(self.board.readiness().ready)
 
-    def _note_peers(self, loop: Loop) -> None:
+    def _note_peers(self, loop: Loop, report: PassReport) -> None:
         desired = loop.facts.desired
         keys: set[PeerKey] = desired.changed
         desired.changed = set()
-        if loop.examined is None:
-            keys |= desired.verdicts.keys()
-        else:
+        if loop.examined is not None:
             keys |= {desired.owners[prefix] for prefix in loop.examined if prefix in desired.owners}
+        elif not self._all_as_before(loop, report):
+            keys |= desired.verdicts.keys()
         news: list[tuple[PeerKey, str, str, str]] = []
         for key in keys:
             verdict = desired.verdicts.get(key)
@@ -115,6 +117,14 @@ class Reporter:
             if self.board.put(key, state, reason, uid=verdict.uid, prefix=verdict.prefix, next_hop=verdict.next_hop):
                 news.append((key, verdict.uid, state, reason))
         self._tell(news, agents=len(desired.nodes))
+
+    def _all_as_before(self, loop: Loop, report: PassReport) -> bool:
+        """Whether a look at everything found every accepted peer programmed, as all of them were before: then nothing is news
+        but a decision that changed, and a resync at thousands of peers need not note each.
+        """
+        if not report.verified or report.operations or loop.rivals or loop.writer.failures or len(loop.fights):
+            return False
+        return not any(count for (_, state), count in self.board.counts.items() if state in _OF_THE_KERNEL)
 
     def _tell(self, news: list[tuple[PeerKey, str, str, str]], *, agents: int) -> None:
         """Have Events made of what is new. Many peers unreachable at once are no news about them: it is our own interface that

@@ -14,14 +14,19 @@ def test_uninstall_leaves_nothing(cluster, pynet):
     cluster.kubectl("-n", "kube-system", "scale", "deployment/coredns", "--replicas=0")
     cluster.wait_gone("-n", "kube-system", "pods", "-l", "k8s-app=kube-dns")
     pynet.uninstall()
+    assert_nodes_as_before(cluster)
+    cluster.tool("kubectl", "delete", "namespace", release.NAMESPACE)
+    assert objects_of_ours(cluster) == []
+
+
+def assert_nodes_as_before(cluster):
+    """Nothing is on a node that was not there before pynet, and all of that still is."""
     left = {node: sorted(node_state(cluster, node) - cluster.before[node]) for node in cluster.nodes}
     assert left == {node: [] for node in cluster.nodes}
     assert {node: sorted(cluster.before[node] - node_state(cluster, node)) for node in cluster.nodes} == left
-    cluster.tool("kubectl", "delete", "namespace", release.NAMESPACE)
-    assert _objects(cluster) == []
 
 
-def _objects(cluster):
+def objects_of_ours(cluster):
     """Objects of any kind whose name has pynet in it."""
     kinds = cluster.tool("kubectl", "api-resources", "--verbs=list", "-o", "name").split()
     listed = [kind for kind in kinds if not kind.startswith("events")]

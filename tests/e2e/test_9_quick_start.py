@@ -5,21 +5,12 @@ Where no registry can be reached, kind is told the node image, and the build whe
 
 from __future__ import annotations
 
-import re
 import shutil
 
 import pytest
 
 from tests.e2e.cluster import FLAVOURS, REPOSITORY, Cluster, asset, run, until
-
-GUIDE = REPOSITORY / "docs" / "guides" / "install.md"
-
-
-def commands(heading):
-    """The commands of a section of the guide."""
-    section = re.search(rf"^## {heading}$(.*?)(?=^## |\Z)", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
-    assert section, f"{GUIDE} has no section {heading}"
-    return re.findall(r"^    (.+)$", section[1], re.MULTILINE)
+from tests.e2e.guide import commands
 
 
 @pytest.fixture

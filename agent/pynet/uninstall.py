@@ -28,7 +28,7 @@ _LONGEST_EVENT: Final = 1000  # bytes; the API server takes 1024
 _LOOK: Final = 1.0  # seconds between two looks at the API
 _AGENTS_GONE: Final = 40.0
 _PODS_GONE: Final = 10.0
-_RIGHTS_ARRIVE: Final = 10.0  # seconds in which an API server may not know yet of the rights that Helm has just given us
+_RIGHTS_ARRIVE: Final = 10.0  # seconds in which an API server may not know our rights: just given by Helm, or just started
 _PAGE: Final = 100  # objects of 10 kB or so: an answer that is read whole has a limit
 
 Json = dict[str, Any]
@@ -58,8 +58,9 @@ class Uninstall:
         self._sets = f"/apis/apps/v1/namespaces/{quote(namespace, safe='')}/daemonsets"
         self._pods = f"/api/v1/namespaces/{quote(namespace, safe='')}/pods"
         self._events = f"/api/v1/namespaces/{quote(namespace, safe='')}/events"
-        self._start = time.monotonic()
-        self._end = self._start + seconds
+        began = time.monotonic()
+        self._end = began + seconds
+        self._rights_by = began + _RIGHTS_ARRIVE
         self._say = say
 
     def run(self, agent: str, agent_selector: str, cleanup: Mapping[str, Any]) -> Outcome:
@@ -174,9 +175,11 @@ class Uninstall:
                 return request()
             except ApiError as error:
                 now = time.monotonic()
-                early = error.status == 403 and now < self._start + _RIGHTS_ARRIVE
-                passing = error.status in (0, 429) or error.status >= 500 or early
-                if not passing or now >= self._end:
+                away = error.status == 0 or error.status >= 500
+                if away:
+                    self._rights_by = now + _RIGHTS_ARRIVE
+                early = error.status in (401, 403) and now < self._rights_by
+                if not (away or early or error.status == 429) or now >= self._end:
                     raise
                 self._say(f"trying again: {error}")
                 time.sleep(max(_LOOK, error.retry_after))

@@ -1,4 +1,4 @@
-"""What a node's cleanup tells the uninstall hook's Job: small enough for kubelet, and never nothing."""
+"""What a node's cleanup tells the uninstall hook's Job: small enough for kubelet, never nothing. And what the Job waits for."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import json
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pynet.uninstall import main, short_result
+from pynet import uninstall
+from pynet.drivers.kube import ApiError
+from pynet.uninstall import Uninstall, main, short_result
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -93,3 +96,39 @@ def test_outside_a_pod_it_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
     assert main(["--namespace=x", "--agent=x", "--agent-selector=a=b", "--daemonset=/none"]) == 1
     assert "no way to the API server" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("at", "answers", "asked"),
+    [
+        pytest.param(0, [403, 403, 200], 3, id="rights that Helm has just given"),
+        pytest.param(50, [403, 200], 1, id="no rights"),
+        pytest.param(50, [0, 0, 403, 401, 200], 5, id="a server that was started anew does not know of our rights yet"),
+        pytest.param(50, [503, 403, 200], 3, id="nor one that is starting"),
+        pytest.param(50, [0, *[403] * 20], 11, id="nor does it ever"),
+        pytest.param(50, [404, 200], 1, id="what does not pass"),
+        pytest.param(50, [429, 200], 2, id="too many requests"),
+        pytest.param(95, [0] * 20, 6, id="until time is up"),
+    ],
+)
+def test_what_may_pass_is_asked_again(monkeypatch: pytest.MonkeyPatch, at: float, answers: list[int], asked: int) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(
+        uninstall, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=lambda s: clock.__setitem__(0, clock[0] + s))
+    )
+    work = Uninstall(None, "ns", seconds=100, say=lambda _: None)  # type: ignore[arg-type]
+    clock[0] = at
+    given_so_far: list[int] = []
+
+    def request() -> str:
+        given_so_far.append(answers[len(given_so_far)])
+        if given_so_far[-1] != 200:
+            raise ApiError(given_so_far[-1], "no")
+        return "yes"
+
+    if answers[asked - 1] == 200:
+        assert work._ask(request) == "yes"
+    else:
+        with pytest.raises(ApiError):
+            work._ask(request)
+    assert len(given_so_far) == asked

@@ -15,7 +15,7 @@ from benchmarks.rig import NODES, SELF, Trial
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from benchmarks.contestants import Contestant
     from benchmarks.rig import Rig
@@ -53,16 +53,24 @@ def large(rig: Rig, contestant: Contestant) -> Iterator[tuple[str, str]]:
 
 
 def memory(trial: Trial) -> Iterator[tuple[str, str]]:
-    """All nodes, after a start and while heartbeats come in."""
+    """All nodes, after a start, while nothing comes in, and while heartbeats do."""
     now, _ = trial.memory()
+    soak = trial.rig.settings.soak
+    trial.settle(2.0)
+    idle = _share(trial, lambda: time.sleep(soak))
     with Heartbeats(trial.rig) as beats:
         beats.await_pace()
-        before, began = cpu_seconds(trial.pid), time.monotonic()
-        beats.go_on(trial.rig.settings.soak)
-        share = (cpu_seconds(trial.pid) - before) / (time.monotonic() - began)
+        busy = _share(trial, lambda: beats.go_on(soak))
         rate = beats.rate
     yield "rss", f"{now:.1f} MB; {trial.memory()[1]:.1f} MB"
-    yield "heartbeats", f"{100 * share:.2f} % of a core ({rate:.1f}/s)"
+    yield "heartbeats", f"{busy:.2f} % of a core ({rate:.1f}/s), {idle:.2f} % without them"
+
+
+def _share(trial: Trial, wait: Callable[[], None]) -> float:
+    """Percent of a core that the contestant takes while ``wait`` does."""
+    before, began = cpu_seconds(trial.pid), time.monotonic()
+    wait()
+    return 100 * (cpu_seconds(trial.pid) - before) / (time.monotonic() - began)
 
 
 def snapshot(rig: Rig, contestant: Contestant) -> Iterator[tuple[str, str]]:

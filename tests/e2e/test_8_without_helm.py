@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 
-from tests.e2e.cluster import REPOSITORY
+from tests.e2e.cluster import REPOSITORY, until
 from tests.e2e.guide import commands
 from tests.e2e.test_8_uninstall import assert_nodes_as_before, objects_of_ours
 
@@ -22,7 +22,7 @@ def test_the_manifests_install_and_the_uninstall_job_leaves_nothing(cluster):
     removal = lines.index("kubectl apply -f deploy/uninstall.yaml")
 
     follow(cluster, lines[:removal])
-    assert all(cluster.is_ready(node) for node in cluster.nodes)
+    until("the nodes are Ready", lambda: all(cluster.is_ready(node) for node in cluster.nodes))
     said = follow(cluster, lines[removal:])
 
     assert f"{len(cluster.nodes)} of {len(cluster.nodes)} nodes have answered" in said

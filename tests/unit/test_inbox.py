@@ -214,14 +214,23 @@ def test_events_after_a_list_that_went_back_in_time_are_news():
 def test_events_and_bookmarks_move_the_version_forward_only():
     seen = mirror(version="10")
     for version, expected in (("12", "12"), ("11", "12"), ("", "12"), ("100", "100")):
-        seen.advance(version)
+        seen.take(NodeEvent("BOOKMARK", version), 0.0)
         assert (seen.version, seen.high) == (expected, expected)
+    seen.take(event("MODIFIED", "a", 101), 0.0)
+    assert (seen.version, seen.high) == ("101", "101")
+
+
+def test_a_list_of_old_is_where_the_watch_goes_on_and_no_event_below_the_highest_raises_that():
+    seen = mirror(version="100")
+    seen.replace([], [], "50", quorum=False)
+    seen.take(event("ADDED", "a", 60), 0.0)
+    assert (seen.version, seen.high) == ("60", "100")
 
 
 def test_opaque_versions_are_never_older():
     seen = mirror(version="abc")
     assert seen.replace([], [], "abb", quorum=False)
-    seen.advance("x")
+    seen.take(NodeEvent("BOOKMARK", "x"), 0.0)
     assert seen.version == "x"
 
 

@@ -27,6 +27,7 @@ class Mirror:
         self.nodes: dict[str, NodeFacts] = {}
         self.version = ""
         self.high = ""
+        self._at = self._top = -1  # the same two as numbers
         self._floor = -1  # the list's version: no event at or below it is news
         self._versions: dict[str, int] = {}  # of the last event of each Node since the list
 
@@ -44,23 +45,30 @@ class Mirror:
         for each in refused:
             if each.name in known:
                 self.nodes[each.name] = known[each.name]
-        fresh = not self._older(version, self.high)
+        number = _number(version)
+        fresh = not 0 <= number < self._top
         if fresh or quorum:
-            self.high = version
+            self.high, self._top = version, number
         self.version = version
-        self._floor = _number(version)
+        self._at = self._floor = number
         self._versions = {}
         return fresh
 
     def take(self, event: NodeEvent, received: float) -> NodeChange | None:
-        """What an ADDED, MODIFIED or DELETED event changes in what we keep; None for a heartbeat, a late or a double event."""
-        facts = event.facts
-        if facts is None:
-            return None
-        if not self._in_order(facts.name, event.version):
+        """What an event changes in what we keep; None for a heartbeat, a late or a double event, a bookmark."""
+        number = _number(event.version)
+        change = self._news(event.kind, event.facts, number, received) if event.facts is not None else None
+        if event.version and not 0 <= number < self._at:  # the watch has come this far
+            self.version, self._at = event.version, number
+            if not 0 <= number < self._top:
+                self.high, self._top = event.version, number
+        return change
+
+    def _news(self, kind: str, facts: NodeFacts, number: int, received: float) -> NodeChange | None:
+        if not self._in_order(facts.name, number):
             return None
         known = self.nodes.get(facts.name)
-        if event.kind == "DELETED":
+        if kind == "DELETED":
             if known is not None and known.uid != facts.uid:
                 return None  # of an older Node of this name
             self.nodes.pop(facts.name, None)
@@ -71,19 +79,7 @@ class Mirror:
         self.nodes[facts.name] = facts
         return NodeChange(facts, facts.uid, received)
 
-    def advance(self, version: str) -> None:
-        """A watch has come this far."""
-        if version and not self._older(version, self.version):
-            self.version = version
-            if not self._older(version, self.high):
-                self.high = version
-
-    @staticmethod
-    def _older(version: str, than: str) -> bool:
-        return 0 <= _number(version) < _number(than)
-
-    def _in_order(self, name: str, version: str) -> bool:
-        number = _number(version)
+    def _in_order(self, name: str, number: int) -> bool:
         if number < 0:
             return True
         if number <= self._versions.get(name, self._floor):

@@ -233,7 +233,6 @@ class NodeWatch(threading.Thread):
         if event.facts is not None and event.facts.name in self._inbox.unreadable:
             self._inbox.unreadable = {name: why for name, why in self._inbox.unreadable.items() if name != event.facts.name}
         change = self._mirror.take(event, received)
-        self._mirror.advance(event.version)
         if change is not None and event.facts is not None:
             self._inbox.put_change(event.facts.name, change)
 

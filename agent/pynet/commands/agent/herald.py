@@ -16,7 +16,7 @@ from pynet.commands.agent.process import trim_memory
 from pynet.report.readiness import Readiness
 
 LOOK_SECONDS: Final = 0.5
-READY_LOOK_SECONDS: Final = 1.0
+READY_LOOK_SECONDS: Final = 2.0
 """Between looks while we are ready, which is nearly always: a look is most of what an idle agent does."""
 
 EVENT_AFTER: Final = 20.0
@@ -33,8 +33,8 @@ class OwnEvents(Protocol):
 
 
 class Herald(threading.Thread):
-    """Looks at ``readiness()`` once or twice a second; logs each change of the verdict or its reasons, and tells ``events`` of
-    lasting trouble. ``own_uid()`` is our Node's UID, "" as long as it is not known.
+    """Looks at ``readiness()`` twice a second, less often while ready; logs each change of the verdict or its reasons, and tells
+    ``events`` of lasting trouble. ``own_uid()`` is our Node's UID, "" as long as it is not known.
     """
 
     def __init__(

@@ -33,8 +33,8 @@ class OwnEvents(Protocol):
 
 
 class Herald(threading.Thread):
-    """Looks at ``readiness()`` twice a second, less often while ready; logs each change of the verdict or its reasons, and tells
-    ``events`` of lasting trouble. ``own_uid()`` is our Node's UID, "" as long as it is not known.
+    """Looks at ``readiness()`` twice a second, less often while ready; logs each change of the verdict or its reasons, and
+    tells ``events`` of lasting trouble. ``own_uid()`` is our Node's UID, "" as long as it is not known.
     """
 
     def __init__(

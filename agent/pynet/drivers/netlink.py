@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import itertools
 import socket
 import struct
@@ -47,6 +48,17 @@ def _explained(doing: str) -> Iterator[None]:
         raise NetlinkError(error.errno or errno.EIO, error.strerror or "", doing) from error
 
 
+class RouteDump:
+    """Routes, decoded while they are iterated over, once. Two dumps of one ``digest`` hold the same; b"" says nothing."""
+
+    def __init__(self, digest: bytes, routes: Iterator[Route]) -> None:
+        self.digest = digest
+        self._routes = routes
+
+    def __iter__(self) -> Iterator[Route]:
+        return self._routes
+
+
 class RouteSocket:
     """One socket for requests, used by one thread; a context manager. Its methods raise NetlinkError if the kernel refuses, is
     silent for ``timeout`` seconds, or sends what makes no sense.
@@ -74,7 +86,7 @@ class RouteSocket:
         self._socket.close()
         self._watch.close()
 
-    def dump_routes(self, family: Family, table: int) -> Iterator[Route]:
+    def dump_routes(self, family: Family, table: int) -> RouteDump:
         """Every route of one table, of any protocol; at one prefix in the kernel's order of preference. None if no such table.
 
         All is read at the call, and held as bytes: a route is decoded when it is asked for.
@@ -83,7 +95,7 @@ class RouteSocket:
             return self._routes(family, table)
         # When a route goes and another comes, an IPv6 dump loses its place, says nothing, and leaves out routes that were there
         # all the time (Linux 6.18). What one attempt under change left out, another has.
-        attempts: list[Iterator[Route]] = []
+        attempts: list[RouteDump] = []
         self._watch.listen((_IPV6_ROUTE,))
         try:
             self._saw_change(table)
@@ -93,17 +105,17 @@ class RouteSocket:
                     return attempts[-1]
         finally:
             self._watch.listen((_IPV6_ROUTE,), on=False)
-        return iter(dict.fromkeys(itertools.chain.from_iterable(attempts)))
+        return RouteDump(b"", iter(dict.fromkeys(itertools.chain.from_iterable(attempts))))
 
     def dump_links(self) -> list[Link]:
         """Every network interface."""
-        dumped = self._dump(rtwire.RTM_GETLINK, bytes(16) + _SKIP_STATISTICS, "dump links")
+        _, dumped = self._dump(rtwire.RTM_GETLINK, bytes(16) + _SKIP_STATISTICS, "dump links")
         return [rtwire.decode_link(*message) for message in dumped]
 
     def dump_addresses(self, family: Family) -> list[HostAddress]:
         """Every address of ours, IPv6 ones that are tentative or failed duplicate detection included."""
         number = rtwire.AF[family]
-        dumped = self._dump(rtwire.RTM_GETADDR, bytes((number, *bytes(7))), f"dump IPv{family} addresses")
+        _, dumped = self._dump(rtwire.RTM_GETADDR, bytes((number, *bytes(7))), f"dump IPv{family} addresses")
         return [rtwire.decode_address(buffer, at, end) for buffer, at, end in dumped if buffer[at] == number]
 
     def lookup(self, address: bytes) -> Route | None:
@@ -137,7 +149,7 @@ class RouteSocket:
         that somebody has set stay (:func:`rtwire.is_learnt`).
         """
         doing = f"forget the neighbours at interface {ifindex}"
-        dumped = self._dump(rtwire.RTM_GETNEIGH, rtwire.encode_dump_neighbours(ifindex), doing)
+        _, dumped = self._dump(rtwire.RTM_GETNEIGH, rtwire.encode_dump_neighbours(ifindex), doing)
         learnt = [buffer[at:end] for buffer, at, end in dumped if rtwire.is_learnt(buffer, at, end, ifindex)]
         for _, code, text in self._change(learnt, _encode_forget, doing):
             if code != errno.ENOENT:  # it has gone by itself
@@ -159,10 +171,10 @@ class RouteSocket:
                 if i == last:
                     break
 
-    def _routes(self, family: Family, table: int) -> Iterator[Route]:
+    def _routes(self, family: Family, table: int) -> RouteDump:
         body, number = rtwire.encode_dump_routes(family, table), rtwire.AF[family]
-        dumped = self._dump(rtwire.RTM_GETROUTE, body, f"dump IPv{family} routes of table {table}")
-        return (rtwire.decode_route(*message) for message in dumped if rtwire.is_route(*message, number))
+        digest, dumped = self._dump(rtwire.RTM_GETROUTE, body, f"dump IPv{family} routes of table {table}")
+        return RouteDump(digest, (rtwire.decode_route(*message) for message in dumped if rtwire.is_route(*message, number)))
 
     def _saw_change(self, table: int) -> bool:
         try:
@@ -190,13 +202,16 @@ class RouteSocket:
                 if message[3] == self.portid and 0 <= message[2] - first < count:
                     yield buffer, message
 
-    def _dump(self, kind: int, body: bytes, doing: str) -> Iterator[tuple[bytes, int, int]]:
-        """Where each message of a whole dump is: (buffer, start, end). Begun again if something changed while it was read."""
+    def _dump(self, kind: int, body: bytes, doing: str) -> tuple[bytes, Iterator[tuple[bytes, int, int]]]:
+        """The digest of a whole dump, and where each of its messages is: (buffer, start, end). Begun again if something changed
+        while it was read.
+        """
         for _ in range(_TRIES):
             first = self._number(1)
             self._send(rtwire.encode_message(kind, rtwire.NLM_F_DUMP, first, body), doing)
             buffers: list[bytes] = []
             interrupted = 0
+            digest = hashlib.blake2b(digest_size=16)
             for buffer, message in self._answers(first, 1, doing):
                 interrupted |= message[1] & rtwire.NLM_F_DUMP_INTR
                 if message[0] in {rtwire.NLMSG_DONE, rtwire.NLMSG_ERROR}:
@@ -204,10 +219,11 @@ class RouteSocket:
                     if code not in {0, errno.ENOENT}:  # the latter: there is no such table
                         raise NetlinkError(code, text, doing)
                     break
+                digest.update(buffer[message[4] : message[5]])
                 if not buffers or buffers[-1] is not buffer:
                     buffers.append(buffer)
             if not interrupted:
-                return _contents(buffers)
+                return digest.digest(), _contents(buffers)
         raise NetlinkError(errno.EAGAIN, f"changed under each of {_TRIES} attempts", doing)
 
 

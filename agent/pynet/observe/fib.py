@@ -6,6 +6,7 @@ order of routes that it does not tell, an overrun), the mirror calls itself stal
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final
 
@@ -71,6 +72,7 @@ class Fib:
         self._to_peers: dict[Family, set[Prefix]] = {4: set(), 6: set()}
         self.partial = False
         self.stale = True
+        self._dumped: tuple[bytes, ...] = ()  # digests of the dumps that the mirror was made of, () once it has changed
         self.advertised: frozenset[int] = frozenset()  # interfaces with a default route from router advertisements
         self._on_link: frozenset[FibEntry] = frozenset()
 
@@ -78,38 +80,51 @@ class Fib:
         """Read the whole table anew. ``wanted`` are the desired routes: at their prefixes foreign ones are kept however many
         there are, and a route that is as wanted is kept as the same object (1.5 MB less at 5,000 nodes).
 
-        Raises NetlinkError if the kernel refuses or does not answer.
+        What is the same as the last time, which nearly every resync finds, is not even decoded. Raises NetlinkError if the
+        kernel refuses or does not answer.
         """
+        dumps = [self._socket.dump_routes(family, self._table) for family in FAMILIES]
+        # Next hops are resolved by the main table, whichever table ours live in.
+        apart = self._table != RT_TABLE_MAIN
+        others = [self._socket.dump_routes(family, RT_TABLE_MAIN) for family in FAMILIES] if apart else []
+        digests = tuple(each.digest for each in (*dumps, *others))
+        if digests == self._dumped and all(digests) and not self.stale and not self.partial:
+            return
+        self._dumped = ()
+        foreign = self._take_over(itertools.chain.from_iterable(dumps), wanted)
+        if apart:
+            foreign = list(itertools.chain.from_iterable(others))
+        self._on_link = relevant(_entries(foreign))
+        self.advertised = frozenset(r.oif for r in foreign if r.protocol == RTPROT_RA and not r.prefix.length)
+        self._dumped = digests
+
+    def _take_over(self, dumped: Iterable[Route], wanted: Mapping[Prefix, Route]) -> list[Route]:
+        """Make the mirror of what was dumped; returns the foreign routes."""
         routes: dict[Prefix, tuple[Route, ...]] = {}
         ours: set[Prefix] = set()
         to_peers: dict[Family, set[Prefix]] = {4: set(), 6: set()}
         foreign: list[Route] = []
         self.partial = False
         self.stale = False
-        for family in FAMILIES:
-            for dumped in self._socket.dump_routes(family, self._table):
-                route = _normal(dumped)
-                want = wanted.get(route.prefix)
-                if want == route:
-                    route = want
-                prefix = route.prefix
-                if route.protocol == self._protocol:
-                    ours.add(prefix)
-                    if route.type != RTN_UNREACHABLE:
-                        to_peers[family].add(prefix)
-                else:
-                    foreign.append(route)
-                    if len(foreign) > _FOREIGN_LIMIT and prefix not in wanted:
-                        self.partial = True
-                        continue
-                have = routes.get(prefix)
-                routes[prefix] = (*have, route) if have else (route,)
+        for each in dumped:
+            route = _normal(each)
+            want = wanted.get(route.prefix)
+            if want == route:
+                route = want
+            prefix = route.prefix
+            if route.protocol == self._protocol:
+                ours.add(prefix)
+                if route.type != RTN_UNREACHABLE:
+                    to_peers[prefix.family].add(prefix)
+            else:
+                foreign.append(route)
+                if len(foreign) > _FOREIGN_LIMIT and prefix not in wanted:
+                    self.partial = True
+                    continue
+            have = routes.get(prefix)
+            routes[prefix] = (*have, route) if have else (route,)
         self.routes, self.ours, self._to_peers = routes, ours, to_peers
-        if self._table != RT_TABLE_MAIN:
-            # Next hops are resolved by the main table, whichever table ours live in.
-            foreign = [route for family in FAMILIES for route in self._socket.dump_routes(family, RT_TABLE_MAIN)]
-        self._on_link = relevant(_entries(foreign))
-        self.advertised = frozenset(r.oif for r in foreign if r.protocol == RTPROT_RA and not r.prefix.length)
+        return foreign
 
     def on_link(self, own_cidrs: Iterable[Prefix]) -> frozenset[FibEntry]:
         """What decides whether next hops are on-link, without the routes to our own pods."""
@@ -197,6 +212,7 @@ class Fib:
             self._set(prefix, tuple(sorted((*kept, route), key=lambda other: other.metric)))
 
     def _set(self, prefix: Prefix, routes: tuple[Route, ...]) -> None:
+        self._dumped = ()
         if routes:
             self.routes[prefix] = routes
         else:

@@ -142,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--nodes", type=int, default=5000, help="size of the large cluster (default 5000)")
     parser.add_argument("--runs", type=int, help="starts and repairs of each kind (default 3)")
     parser.add_argument("--samples", type=int, help="single changes of each kind (default 100)")
-    parser.add_argument("--soak", type=float, help="seconds of heartbeats (default 60; the table's line asks for 600)")
+    parser.add_argument("--soak", type=float, help="seconds without, then with heartbeats (default 60; the line says 600)")
     return parser
 
 

@@ -36,7 +36,7 @@ def body(i: int) -> dict:
     made = node(name, [cidr], [address], full=True)
     made["metadata"] |= {
         "uid": f"f6f32bfa-fc15-4f4f-b4d5-{i:012x}",
-        "resourceVersion": str(1000 + i),
+        "resourceVersion": f"v{i}",  # no number: or it would be taken for a late event, and not be compared
         "creationTimestamp": "2026-01-01T00:00:00Z",
         "managedFields": [{"manager": "kubelet"}, {"manager": "kube-controller-manager"}],
     }

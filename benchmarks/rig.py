@@ -29,7 +29,9 @@ START_SECONDS = 180.0
 
 
 class Settings:
-    """How much is measured: ``runs`` of each start, ``samples`` of each change, ``soak`` seconds of heartbeats, ``nodes``."""
+    """How much is measured: ``runs`` of each start, ``samples`` of each change, ``soak`` seconds without and with
+    heartbeats, ``nodes``.
+    """
 
     def __init__(self, *, nodes: int, runs: int, samples: int, soak: float) -> None:
         self.nodes = nodes

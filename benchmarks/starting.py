@@ -56,7 +56,7 @@ def memory(trial: Trial) -> Iterator[tuple[str, str]]:
     """All nodes, after a start, while nothing comes in, and while heartbeats do."""
     now, _ = trial.memory()
     soak = trial.rig.settings.soak
-    trial.settle(2.0)
+    trial.settle(6.0)  # the snapshot is written some seconds after the start
     idle = _share(trial, lambda: time.sleep(soak))
     with Heartbeats(trial.rig) as beats:
         beats.await_pace()

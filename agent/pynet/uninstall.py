@@ -1,4 +1,4 @@
-"""``python -m pynet.uninstall``: what `helm uninstall` runs before it deletes the release.
+"""``python -m pynet.uninstall``: what `helm uninstall` runs before it deletes the release; without Helm, deploy/uninstall.yaml.
 
 In the hook's Job: delete the agents' DaemonSet, wait for its pods to go, run the cleanup DaemonSet, collect each node's result,
 delete it, and name the nodes that were missed. With ``--node``, in that DaemonSet's init container: `pynet cleanup`, its result
@@ -169,7 +169,9 @@ class Uninstall:
             self._say(f"no Event could be written: {error}")
 
     def _ask(self, request: Callable[[], T]) -> T:
-        """The request's answer; what may pass (no connection, 429, 5xx) is tried again while there is time. Raises ApiError."""
+        """The request's answer. What may pass is tried again while there is time: no connection, 429, 5xx, and soon after the
+        start or after one of those also 401 and 403. Raises ApiError.
+        """
         while True:
             try:
                 return request()

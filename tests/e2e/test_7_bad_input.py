@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.e2e.cluster import REPOSITORY, CommandError, run, until
+from tests.e2e.cluster import CommandError, run, until
 from tests.e2e.release import CHART, RELEASE
 
 FLAVOURS = ("ipv4",)
@@ -99,8 +99,3 @@ def _termination_message(pynet, node):
     statuses = agent["status"].get("initContainerStatuses", []) if agent else []
     ended = [status[key].get("terminated") for status in statuses for key in ("state", "lastState")]
     return "".join(end.get("message", "") for end in ended if end)
-
-
-def test_the_rendered_manifest_is_that_of_the_chart():
-    """deploy/pynet.yaml, for those without Helm."""
-    run("bash", str(REPOSITORY / "deploy" / "render.sh"), "--check")

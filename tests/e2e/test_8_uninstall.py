@@ -1,4 +1,4 @@
-"""Section 7, the last: workloads deleted, then ``helm uninstall``: nothing of pynet is left, on no node and not in the API."""
+"""Section 7: workloads deleted, then ``helm uninstall``: nothing of pynet is left, on no node and not in the API."""
 
 from __future__ import annotations
 

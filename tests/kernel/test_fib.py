@@ -45,8 +45,7 @@ class Table:
         """The mirror is what a new one would be."""
         fresh = self.mirror()
         fresh.dump({})
-        for mirror in (self.fib, fresh):
-            mirror.dump({})
+        self.fib.dump({})
         assert self.fib.routes == fresh.routes
         assert self.fib.ours == fresh.ours
         assert self.fib.count_peers() == fresh.count_peers()
@@ -161,10 +160,6 @@ def test_a_dump_under_constant_change_is_never_taken_for_the_same_as_the_last(ta
     assert len(table.fib.ours) == 1
 
 
-def _malformed(*_):
-    raise NetlinkError(74, "malformed", "decode")
-
-
 def test_a_route_of_the_main_table_counts_whichever_table_ours_live_in(table):
     table.fib.dump({})
     before = table.fib.on_link(())
@@ -191,3 +186,7 @@ def test_any_history_of_changes_reads_and_dumps_ends_in_what_the_kernel_has(tabl
             table.fib.dump({})
             assert table.fib.ours == {route(i).prefix for i in there}
     table.assert_right()
+
+
+def _malformed(*_):
+    raise NetlinkError(74, "malformed", "decode")

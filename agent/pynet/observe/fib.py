@@ -80,8 +80,9 @@ class Fib:
         """Read the whole table anew. ``wanted`` are the desired routes: at their prefixes foreign ones are kept however many
         there are, and a route that is as wanted is kept as the same object (1.5 MB less at 5,000 nodes).
 
-        What is the same as the last time, which nearly every resync finds, is not even decoded. Raises NetlinkError if the
-        kernel refuses or does not answer.
+        What is byte for byte the same as the last time is not even decoded. Nearly every resync finds it so, but not where a
+        router advertises IPv6 routes: their time left is part of a dump. Raises NetlinkError if the kernel refuses or does not
+        answer.
         """
         dumps = [self._socket.dump_routes(family, self._table) for family in FAMILIES]
         # Next hops are resolved by the main table, whichever table ours live in.

@@ -55,7 +55,9 @@ class Mirror:
         return fresh
 
     def take(self, event: NodeEvent, received: float) -> NodeChange | None:
-        """What an event changes in what we keep; None for a heartbeat, a late or a double event, a bookmark."""
+        """Note how far the watch has come; returns what the event changes in what we keep, None for a heartbeat, a late or a
+        double event, a bookmark.
+        """
         number = _number(event.version)
         change = self._news(event.kind, event.facts, number, received) if event.facts is not None else None
         if event.version and not 0 <= number < self._at:  # the watch has come this far

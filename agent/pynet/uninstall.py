@@ -1,4 +1,4 @@
-"""``python -m pynet.uninstall``: what `helm uninstall` runs before it deletes the release; without Helm, deploy/uninstall.yaml.
+"""``python -m pynet.uninstall``: what `helm uninstall` runs before it deletes the release, and deploy/uninstall/ without it.
 
 In the hook's Job: delete the agents' DaemonSet, wait for its pods to go, run the cleanup DaemonSet, collect each node's result,
 delete it, and name the nodes that were missed. With ``--node``, in that DaemonSet's init container: `pynet cleanup`, its result

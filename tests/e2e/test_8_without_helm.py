@@ -21,7 +21,7 @@ def test_the_manifests_install_and_the_uninstall_job_leaves_nothing(cluster, tmp
         names = ("docker.io/library/pynet:e2e", "registry.example.com/pynet:0.1.0")
         cluster.on_node(node, "ctr", "-n", "k8s.io", "images", "tag", "--force", *names)
     lines = commands("Without Helm")
-    removal = lines.index("kubectl apply -f deploy/uninstall.yaml")
+    removal = next(i for i, line in enumerate(lines) if "pynet-uninstall" in line)
 
     follow(cluster, tmp_path, lines[:removal])
     until("the nodes are Ready", lambda: all(cluster.is_ready(node) for node in cluster.nodes))

@@ -211,7 +211,7 @@ class RouteSocket:
             self._send(rtwire.encode_message(kind, rtwire.NLM_F_DUMP, first, body), doing)
             buffers: list[bytes] = []
             interrupted = 0
-            digest = hashlib.blake2b(digest_size=16)
+            digest = hashlib.sha256()
             for buffer, message in self._answers(first, 1, doing):
                 interrupted |= message[1] & rtwire.NLM_F_DUMP_INTR
                 if message[0] in {rtwire.NLMSG_DONE, rtwire.NLMSG_ERROR}:

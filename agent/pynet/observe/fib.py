@@ -92,19 +92,21 @@ class Fib:
         if digests == self._dumped and all(digests) and not self.stale and not self.partial:
             return
         self._dumped = ()
-        foreign = self._take_over(itertools.chain.from_iterable(dumps), wanted)
+        foreign, shared = self._take_over(itertools.chain.from_iterable(dumps), wanted)
         if apart:
             foreign = list(itertools.chain.from_iterable(others))
         self._on_link = relevant(_entries(foreign))
         self.advertised = frozenset(r.oif for r in foreign if r.protocol == RTPROT_RA and not r.prefix.length)
-        self._dumped = digests
+        if shared:  # else the next dump may find more of them wanted, as after a restart
+            self._dumped = digests
 
-    def _take_over(self, dumped: Iterable[Route], wanted: Mapping[Prefix, Route]) -> list[Route]:
-        """Make the mirror of what was dumped; returns the foreign routes."""
+    def _take_over(self, dumped: Iterable[Route], wanted: Mapping[Prefix, Route]) -> tuple[list[Route], bool]:
+        """Make the mirror of what was dumped; returns the foreign routes, and whether each of ours is the wanted object."""
         routes: dict[Prefix, tuple[Route, ...]] = {}
         ours: set[Prefix] = set()
         to_peers: dict[Family, set[Prefix]] = {4: set(), 6: set()}
         foreign: list[Route] = []
+        shared = True
         self.partial = False
         self.stale = False
         for each in dumped:
@@ -114,6 +116,7 @@ class Fib:
                 route = want
             prefix = route.prefix
             if route.protocol == self._protocol:
+                shared = shared and route is want
                 ours.add(prefix)
                 if route.type != RTN_UNREACHABLE:
                     to_peers[prefix.family].add(prefix)
@@ -125,7 +128,7 @@ class Fib:
             have = routes.get(prefix)
             routes[prefix] = (*have, route) if have else (route,)
         self.routes, self.ours, self._to_peers = routes, ours, to_peers
-        return foreign
+        return foreign, shared
 
     def on_link(self, own_cidrs: Iterable[Prefix]) -> frozenset[FibEntry]:
         """What decides whether next hops are on-link, without the routes to our own pods."""

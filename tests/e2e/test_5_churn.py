@@ -50,7 +50,8 @@ def test_pods_talk_while_the_control_plane_is_away(cluster, pods, pynet):
         run("docker", "restart", "--time", "10", cluster.control_plane, timeout=90)
         until("the API server answers", lambda: cluster.get("nodes"), 120)
         for node in cluster.nodes:
-            until(f"the agent of {node} hears of the API server", lambda n=node: pynet.status(n)["api"]["connected"], 15)
+            # On the node that was restarted kube-proxy has to come first; then an attempt is at most 15 s away.
+            until(f"the agent of {node} hears of the API server", lambda n=node: pynet.status(n)["api"]["connected"], 45)
         until("every agent is ready", pynet.ready, 120)
     # The control plane's own pods have started again, with new addresses.
     cluster.wait_ready("pods", "app in (a,b,host)", 3 * len(cluster.nodes), 120)

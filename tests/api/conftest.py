@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support import cluster as clusters
 from tests.support.controlplane import binaries
+from tests.support.lacking import fail_or_skip
 from tests.support.netns import why_not
 
 if TYPE_CHECKING:
@@ -35,10 +35,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 @pytest.fixture(scope="session")
 def whole_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """The cluster of the session: its control plane takes 4 s to start (minutes where it has to be built first)."""
-    if reason := why_not():
-        if os.environ.get("PYNET_ALLOW_SKIP") == "1" and not os.environ.get("CI"):
-            pytest.skip(reason)
-        pytest.fail(f"{reason} (PYNET_ALLOW_SKIP=1 skips these tests, but not in CI)", pytrace=False)
+    fail_or_skip(why_not())
     with clusters.cluster(tmp_path_factory.mktemp("cluster")) as made:
         yield made
 

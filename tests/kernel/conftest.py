@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.lacking import fail_or_skip
 from tests.support.netns import Lan, Namespace, lan, why_not
 
 if TYPE_CHECKING:
@@ -15,10 +15,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session", autouse=True)
 def _real_kernel() -> None:
-    if reason := why_not():
-        if os.environ.get("PYNET_ALLOW_SKIP") == "1" and not os.environ.get("CI"):
-            pytest.skip(reason)
-        pytest.fail(f"{reason} (PYNET_ALLOW_SKIP=1 skips these tests, but not in CI)", pytrace=False)
+    fail_or_skip(why_not())
 
 
 @pytest.fixture

@@ -207,7 +207,7 @@ class Events:
         if attempts >= _ATTEMPTS:
             self._failed(str(problem))
             return
-        pause = max(problem.retry_after, self._pace * 2.0 ** (attempts + 1) * random.uniform(0.5, 1.0))  # noqa: S311  as above
+        pause = max(problem.retry_after, self._pace * 2.0 ** (attempts + 1) * random.uniform(0.5, 1.0))  # noqa: S311  no secret either
         with self._changed:
             if event not in self._queue and len(self._queue) < _QUEUE:
                 self._queue[event] = waiting._replace(due=time.monotonic() + pause, attempts=attempts)
